@@ -1,0 +1,112 @@
+"""Write paths with a trained model, and measure what it does (sections 4 and 5 of the paper).
+
+The question is not only how often a path is right, but why. A model that found the Clever Hans cheat is perfect
+wherever the path so far is revealed to it, walks any arm it is put on to the end, and guesses the first step.
+"""
+
+import copy
+
+import torch
+import torch.nn.functional as F
+
+import data
+
+GRAPHS_AT_ONCE = 1000  # what one batch of the evaluation holds; bounds its memory
+
+
+def decode(model, prefix, length, objective, num_nodes):
+    """Write paths with the most likely token at every place (greedy decoding), in the order the model was trained on.
+
+    A teacherless model writes all places in one pass; the others write one token after the other, with a cache.
+    Arguments: prefix (B, P), int64; length, of the path, in tokens. Returns: (B, length), int64.
+    """
+    if objective == "teacherless":
+        no_path = prefix[:, :1].expand(-1, length)  # only its shape matters: no token of it is shown
+        inputs, _ = data.layout("teacherless", prefix, no_path, num_nodes)
+        return model(inputs, num_logits=length).argmax(dim=2)
+    first, cache = read_prefix(model, prefix, length)
+    return write_on(model, first, length, cache)
+
+
+def read_prefix(model, prefix, length):
+    """Run the prefix (B, P) into a cache with room for a path. Returns: the first token written (B, 1), and the cache."""
+    cache = model.new_cache(len(prefix), prefix.shape[1] + length - 1)
+    return model(prefix, 1, cache).argmax(dim=2), cache
+
+
+def write_on(model, first, length, cache):
+    """Greedy decoding after `first` (B, 1), which the cache has not seen yet: (B, length) with `first` in front."""
+    tokens = [first]
+    while len(tokens) < length:
+        tokens.append(model(tokens[-1], 1, cache).argmax(dim=2))
+    return torch.cat(tokens, dim=1)
+
+
+def follow(model, first, path, cache):
+    """What the model says at each place when `path` (B, l) is revealed to it as it goes (teacher forcing): (B, l)."""
+    return torch.cat([first, model(path[:, :-1], cache=cache).argmax(dim=2)], dim=1)
+
+
+@torch.no_grad()
+def evaluate(model, prefix, path, s):
+    """Measure a model on one set of graphs. All numbers are shares of the graphs, from 0 to 1:
+
+    accuracy            the whole path is right, by greedy decoding (exact match)
+    position_accuracy   each place of the path is right, from the start to the goal
+    forced_accuracy     the same with the true path so far revealed (teacher forcing)
+    difficult           the first node after the start is right; chance is 1/deg
+    cheat_rate          handed a wrong arm's first node, the model walks that arm to its end. Only where the path is
+                        revealed from the start on (next, multi), and there is a wrong arm (deg above 1)
+    wrong_arm, no_path  the two kinds of mistake: another arm of the graph, or no arm at all
+    head_accuracy       multi: row k is output head k + 1, teacher-forced; each place is the token it speaks of
+
+    Arguments: prefix (M, P) and path (M, l), int64; s, the settings. Returns: a dict of floats and lists of floats.
+    """
+    totals = {}
+    model.eval()
+    for i in range(0, len(path), GRAPHS_AT_ONCE):
+        for name, hits in hits_of(model, prefix[i : i + GRAPHS_AT_ONCE], path[i : i + GRAPHS_AT_ONCE], s).items():
+            totals[name] = totals.get(name, 0) + hits.sum(dim=0)
+    model.train()
+    return {name: (total.double() / len(path)).tolist() for name, total in totals.items()}
+
+
+def hits_of(model, prefix, path, s):
+    """evaluate for one batch: a dict of bool tensors, (B,), (B, l) or (B, n_future, l)."""
+    objective, deg, num_nodes, l = s["objective"], s["deg"], s["num_nodes"], path.shape[1]
+    in_order = (lambda tokens: tokens.flip(1)) if s["reverse"] else (lambda tokens: tokens)  # its own inverse
+    arms = data.trace_arms(prefix, deg, num_nodes)  # (B, deg, l)
+    is_goal_arm = (arms == path[:, None]).all(dim=2)  # (B, deg)
+
+    hits = {}
+    if objective == "teacherless":
+        written = forced = in_order(decode(model, prefix, l, objective, num_nodes))
+    else:
+        # Three continuations of one prefix: by the model alone, with the true path revealed, and on a wrong arm.
+        first, cache = read_prefix(model, prefix, l)
+        written = in_order(write_on(model, first, l, copy.deepcopy(cache)))
+        forced = in_order(follow(model, first, in_order(path), copy.deepcopy(cache)))
+        if not s["reverse"] and deg > 1:
+            wrong = arms[torch.arange(len(arms)), (is_goal_arm.int().argmax(dim=1) + 1) % deg]  # the arm after the goal's
+            # Greedy decoding from its first node walks this arm exactly if each revealed node is followed by the next.
+            hits["cheat_rate"] = (follow(model, first, wrong, cache) == wrong)[:, 2:].all(dim=1)
+
+    right = (written == path).all(dim=1)
+    is_arm = (arms == written[:, None]).all(dim=2).any(dim=1)
+    hits |= {
+        "accuracy": right,
+        "position_accuracy": written == path,
+        "forced_accuracy": forced == path,
+        "difficult": written[:, 1] == path[:, 1],
+        "wrong_arm": is_arm & ~right,
+        "no_path": ~is_arm,
+    }
+    if objective == "multi":
+        inputs, targets = data.layout(objective, prefix, path, num_nodes, s["reverse"], s["n_future"])
+        trunk = model.trunk(inputs)
+        rows = []
+        for k in range(s["n_future"]):
+            good = model.head(trunk, k, num_logits=l).argmax(dim=2) == targets[:, :, k]  # by where the head stands
+            rows.append(in_order(F.pad(good[:, : l - k], (k, 0))))  # by the token it speaks of; it has none before k
+        hits["head_accuracy"] = torch.stack(rows, dim=1)
+    return hits

@@ -1,0 +1,185 @@
+"""A GPT, whole, in one file: the decoder-only Transformer of GPT-2 (Radford et al. 2019).
+
+    tokens (B, T) -> wte + wpe -> Block, Block, … Block -> LayerNorm -> logits over the vocabulary
+
+Read Attention first, then Block, then GPT.forward. Notable choices:
+
+    - Parameter names are GPT-2's (wte, wpe, h.0.attn.c_attn …); the unembedding is wte itself.
+    - The trunk is all blocks but the last. The last block is output head 1, the next-token head; multi-token
+      prediction (Gloeckle et al. 2024, section 2) puts further blocks beside it, all reading the same trunk.
+    - Logits, and the last block's queries and MLP, only at the positions that are asked for.
+    - Decoding keeps keys and values in a cache, so that a token costs one column of attention.
+    - Initial weights are larger than GPT-2's; GPT.init_weights says why.
+
+Shapes: B graphs, T tokens, C = n_embd channels, H heads of D = C / H channels, V tokens in the vocabulary.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+
+@dataclass
+class GPTConfig:
+    vocab_size: int
+    block_size: int  # the longest sequence, in tokens
+    n_layer: int = 6
+    n_head: int = 4
+    n_embd: int = 64
+    mlp_ratio: int = 2  # width of the MLP, in n_embd; GPT-2 has 4, which costs half as much again and learns no faster
+    n_future: int = 1  # output heads; head k predicts the token k ahead
+    token_shift: bool = True  # let attention see the token before, too; see Attention
+
+
+class Attention(nn.Module):
+    """Causal multi-head self-attention (Vaswani et al. 2017, section 3.2), on tokens that know their predecessor.
+
+    Queries, keys and values are made from each token plus a learned share of the token before it. An edge `a b` so
+    becomes one thing: where b is looked up, a is found. Without this, a first layer must learn to look one place
+    back before a second can follow an edge, and that takes longer than everything else. Mamba has the same help in
+    its convolution. It tells nothing about the goal, so next-token prediction fails with it as without.
+    """
+
+    def __init__(self, config):
+        super().__init__()
+        self.n_head = config.n_head
+        self.shift = nn.Parameter(torch.full((config.n_embd,), 0.5)) if config.token_shift else None
+        self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd, bias=False)  # queries, keys, values in one product
+        self.c_proj = nn.Linear(config.n_embd, config.n_embd, bias=False)
+
+    def forward(self, x, num_queries, cache=None):
+        """x (B, T, C) -> (B, num_queries, C), for the last positions. Arguments: cache, a Cache or None."""
+        B, T, C = x.shape
+        if self.shift is not None:
+            before = x.new_zeros(B, 1, C) if cache is None else cache.swap_last(x[:, -1:])
+            x = x + self.shift * torch.cat([before, x[:, :-1]], dim=1)
+        q, k, v = self.c_attn(x).view(B, T, 3, self.n_head, C // self.n_head).permute(2, 0, 3, 1, 4)  # (B, H, T, D)
+        q = q[:, :, T - num_queries :]
+        if cache is not None:
+            k, v = cache.append(k, v)  # (B, H, S, D), with S tokens so far
+        S = k.shape[2]
+        if num_queries == S:
+            y = F.scaled_dot_product_attention(q, k, v, is_causal=True)  # (B, H, num_queries, D)
+        else:
+            # Query i stands at position S - num_queries + i, and sees the keys up to there.
+            sees = torch.ones(num_queries, S, dtype=torch.bool, device=x.device).tril(S - num_queries)
+            y = F.scaled_dot_product_attention(q, k, v, attn_mask=sees)
+        return self.c_proj(y.transpose(1, 2).reshape(B, num_queries, C))
+
+
+class MLP(nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        self.c_fc = nn.Linear(config.n_embd, config.mlp_ratio * config.n_embd, bias=False)
+        self.c_proj = nn.Linear(config.mlp_ratio * config.n_embd, config.n_embd, bias=False)
+
+    def forward(self, x):
+        return self.c_proj(F.relu(self.c_fc(x)))
+
+
+class Block(nn.Module):
+    """One layer: attention moves information between positions, the MLP works on each position alone."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.ln_1 = nn.LayerNorm(config.n_embd, bias=False)
+        self.attn = Attention(config)
+        self.ln_2 = nn.LayerNorm(config.n_embd, bias=False)
+        self.mlp = MLP(config)
+
+    def forward(self, x, num_queries, cache=None):
+        """x (B, T, C) -> (B, num_queries, C), for the last positions."""
+        y = x[:, x.shape[1] - num_queries :] + self.attn(self.ln_1(x), num_queries, cache)
+        return y + self.mlp(self.ln_2(y))
+
+
+class Cache:
+    """Keys and values of one attention layer for the tokens so far, in room set aside for all of them."""
+
+    def __init__(self, batch_size, max_tokens, config, like):
+        shape = (batch_size, config.n_head, max_tokens, config.n_embd // config.n_head)
+        self.k, self.v = like.new_zeros(shape), like.new_zeros(shape)
+        self.last = like.new_zeros(batch_size, 1, config.n_embd)  # the attention's last input, for the token shift
+        self.length = 0
+
+    def append(self, k, v):
+        """Add k, v (B, H, T, D); return all so far, (B, H, S, D) each."""
+        end = self.length + k.shape[2]
+        self.k[:, :, self.length : end], self.v[:, :, self.length : end] = k, v
+        self.length = end
+        return self.k[:, :, :end], self.v[:, :, :end]
+
+    def swap_last(self, x):
+        """Keep x (B, 1, C), the attention's last input; return the one kept before."""
+        before, self.last = self.last, x
+        return before
+
+
+class GPT(nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        self.config = config
+        self.wte = nn.Embedding(config.vocab_size, config.n_embd)
+        self.wpe = nn.Embedding(config.block_size, config.n_embd)
+        self.h = nn.ModuleList(Block(config) for _ in range(config.n_layer))
+        self.future = nn.ModuleList(Block(config) for _ in range(config.n_future - 1))  # heads 2 … n_future
+        self.ln_f = nn.LayerNorm(config.n_embd, bias=False)
+        self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
+        self.lm_head.weight = self.wte.weight
+        self.init_weights()
+
+    def init_weights(self):
+        """Initial values that shorten the plateau; results/README.md has what each of them is worth.
+
+        - Matrices start at 1/sqrt(fan_in), where GPT-2 has 0.02 for all: the first signal from the goal to the output is a
+          product of many of them, and vanishes if they are small.
+        - Keys start as a copy of the queries: every head begins by looking for tokens like its own, which is half of
+          following an edge (Trockman & Kolter 2023, "Mimetic initialization of self-attention layers").
+        - Token embeddings start orthogonal, as long as there is room: no label is mistaken for another.
+        """
+        for name, p in self.named_parameters():
+            if p.ndim == 2 and "wpe" not in name:
+                nn.init.normal_(p, std=p.shape[1] ** -0.5)
+            if "c_attn" in name:
+                queries, keys, _ = p.data.chunk(3)
+                keys.copy_(queries)
+        nn.init.orthogonal_(self.wte.weight)
+        nn.init.normal_(self.wpe.weight, std=0.1)
+
+    def trunk(self, tokens, cache=None):
+        """All blocks but the last: what the output heads share.
+
+        Arguments: tokens (B, T), int64; cache, from new_cache, holds what came before and takes these tokens in.
+        Returns: (B, T, C), float.
+        Raises: ValueError when the sequence does not fit into block_size.
+        """
+        past = cache[0].length if cache else 0
+        T = tokens.shape[1]
+        if past + T > self.config.block_size:
+            raise ValueError(f"the sequence has {past + T} tokens, but block_size is {self.config.block_size}")
+        positions = torch.arange(past, past + T, device=tokens.device)
+        x = self.wte(tokens) + self.wpe(positions)
+        for i, block in enumerate(self.h[:-1]):
+            x = block(x, T, cache[i] if cache else None)
+        return x
+
+    def head(self, x, k=0, num_logits=None, cache=None):
+        """Output head k + 1, which predicts the token k + 1 ahead: one block, then the shared unembedding.
+
+        Arguments: x (B, T, C), from trunk; num_logits, how many of the last positions are asked for (None: all);
+            cache, from new_cache, for the next-token head (k = 0) alone.
+        Returns: logits (B, num_logits, V), float.
+        """
+        block = self.future[k - 1] if k > 0 else self.h[-1]
+        x = block(x, num_logits or x.shape[1], cache[-1] if cache else None)
+        return self.lm_head(self.ln_f(x))
+
+    def forward(self, tokens, num_logits=None, cache=None):
+        """Next-token logits. tokens (B, T), int64 -> (B, num_logits, V), float, at the last positions (None: all)."""
+        return self.head(self.trunk(tokens, cache), 0, num_logits, cache)
+
+    def new_cache(self, batch_size, max_tokens):
+        """An empty cache for decoding: keys and values of every block, for up to `max_tokens` tokens."""
+        return [Cache(batch_size, max_tokens, self.config, like=self.wte.weight) for _ in self.h]

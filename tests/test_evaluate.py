@@ -1,0 +1,142 @@
+"""The evaluation, on models whose every answer is known: made of rules instead of weights."""
+
+import pytest
+import torch
+
+import data
+from evaluate import decode, evaluate
+from model_gpt import GPT, GPTConfig
+from model_mamba import Mamba, MambaConfig
+from train import DEFAULTS
+
+DEG, L, N = 3, 4, 30
+
+
+def graphs(count=200):
+    return data.sample_graphs(count, DEG, L, N, torch.Generator().manual_seed(0))
+
+
+class Rule(torch.nn.Module):
+    """Stands where a model does, and follows edges: from the start into `choose(arms, goal)`, then to the arm's end."""
+
+    def __init__(self, choose):
+        super().__init__()
+        self.choose = choose
+
+    def new_cache(self, batch_size, max_tokens):
+        return [torch.empty(batch_size, 0, dtype=torch.int64)]
+
+    def forward(self, tokens, num_logits=None, cache=None):
+        if cache is not None:
+            cache[0] = torch.cat([cache[0], tokens], dim=1)
+        seen = tokens if cache is None else cache[0]
+        P = data.prefix_length(DEG, L)
+        answers = []
+        for row in seen.tolist():
+            prefix = torch.tensor([row[:P]])
+            arms, goal = data.trace_arms(prefix, DEG, N)[0].tolist(), row[P - 2]
+            child = {a: b for arm in arms for a, b in zip(arm[1:], arm[2:])}
+            mine = self.choose(arms, goal)
+            answer = [mine[0]]
+            for place, token in enumerate(row[P:]):
+                if token == N + data.DUMMY:
+                    answer.append(mine[place + 1])
+                else:
+                    answer.append(mine[1] if place == 0 else child.get(token, 0))
+            answers.append(answer)
+        logits = torch.nn.functional.one_hot(torch.tensor(answers), data.vocab_size(N)).float()
+        return logits[:, -(num_logits or tokens.shape[1]) :]
+
+
+def plan(arms, goal):
+    return next(arm for arm in arms if arm[-1] == goal)
+
+
+def wrong_arm(arms, goal):
+    return next(arm for arm in arms if arm[-1] != goal)
+
+
+def measure(rule, objective):
+    return evaluate(Rule(rule), *graphs(), DEFAULTS | dict(objective=objective, deg=DEG, path_len=L, num_nodes=N))
+
+
+def test_a_planner_is_right_everywhere():
+    for objective in ("next", "teacherless"):
+        measured = measure(plan, objective)
+        assert measured["accuracy"] == measured["difficult"] == 1 and measured["position_accuracy"] == [1] * L
+        assert measured["wrong_arm"] == measured["no_path"] == 0
+
+
+def test_the_cheat_is_seen_for_what_it_is():
+    measured = measure(lambda arms, goal: arms[0], "next")  # always the arm whose edge stands first: chance
+    assert measured["difficult"] == measured["accuracy"] == pytest.approx(1 / DEG, abs=0.1)
+    assert measured["forced_accuracy"] == [1, measured["difficult"], 1, 1]
+    assert measured["cheat_rate"] == 1
+    assert measured["wrong_arm"] == pytest.approx(1 - measured["accuracy"]) and measured["no_path"] == 0
+
+
+def test_a_wrong_arm_and_no_path_are_told_apart():
+    measured = measure(wrong_arm, "next")
+    assert measured["accuracy"] == measured["difficult"] == 0 and measured["wrong_arm"] == 1
+    assert measured["position_accuracy"] == [1, 0, 0, 0] and measured["forced_accuracy"] == [1, 0, 1, 1]
+    measured = measure(lambda arms, goal: arms[0][:3] + [arms[1][3]], "teacherless")
+    assert measured["no_path"] == 1 and "cheat_rate" not in measured
+
+
+def random_model(kind, n_future=1, seed=0):
+    torch.manual_seed(seed)
+    length = data.prefix_length(DEG, L) + L - 1
+    if kind == "gpt":
+        return GPT(GPTConfig(data.vocab_size(N), length, 2, 2, 16, n_future=n_future)).double()
+    return Mamba(MambaConfig(data.vocab_size(N), n_layer=2, n_embd=16, n_future=n_future)).double()
+
+
+@pytest.mark.parametrize("kind", ["gpt", "mamba"])
+def test_cached_decoding_writes_what_full_recomputation_writes(kind):
+    model, (prefix, _) = random_model(kind), graphs(50)
+    with torch.no_grad():
+        sequence = prefix
+        for _ in range(L):
+            sequence = torch.cat([sequence, model(sequence)[:, -1:].argmax(2)], dim=1)
+        assert torch.equal(decode(model, prefix, L, "next", N), sequence[:, -L:])
+
+
+@pytest.mark.parametrize("kind", ["gpt", "mamba"])
+@pytest.mark.parametrize("objective, reverse", [("next", False), ("reverse", True), ("teacherless", False),
+                                                ("teacherless", True), ("multi", False), ("multi", True)])
+def test_teacher_forced_accuracy_and_cheat_rate_by_the_long_way(kind, objective, reverse):
+    n_future = 3 if objective == "multi" else 1
+    model, (prefix, path) = random_model(kind, n_future), graphs(60)
+    s = DEFAULTS | dict(objective=objective, reverse=reverse, deg=DEG, path_len=L, num_nodes=N, n_future=n_future)
+    measured = evaluate(model, prefix, path, s)
+    with torch.no_grad():
+        inputs, targets = data.layout(objective, prefix, path, N, reverse, n_future)
+        hits = model(inputs)[:, -L:].argmax(2) == targets[:, :, 0]
+        hits = hits.flip(1) if reverse else hits
+        assert measured["forced_accuracy"] == pytest.approx(hits.double().mean(0).tolist())
+        if objective == "multi":
+            for k in range(n_future):
+                hits = model.head(model.trunk(inputs), k)[:, -L:].argmax(2) == targets[:, :, k]
+                share = [0.0] * k + hits[:, : L - k].double().mean(0).tolist()
+                assert measured["head_accuracy"][k] == pytest.approx(share[::-1] if reverse else share)
+        if objective in ("next", "multi") and not reverse:
+            walked = 0
+            for one_prefix, one_path in zip(prefix, path):
+                arms = data.trace_arms(one_prefix[None], DEG, N)[0]
+                goal_arm = [i for i in range(DEG) if torch.equal(arms[i], one_path)][0]
+                wrong = arms[(goal_arm + 1) % DEG]
+                sequence = torch.cat([one_prefix, wrong[:2]])[None]
+                for _ in range(L - 2):
+                    sequence = torch.cat([sequence, model(sequence)[:, -1:].argmax(2)], dim=1)
+                walked += torch.equal(sequence[0, -L:], wrong)
+            assert measured["cheat_rate"] == pytest.approx(walked / len(path))
+        else:
+            assert "cheat_rate" not in measured
+
+
+def test_a_batch_at_a_time_changes_nothing(monkeypatch):
+    model, (prefix, path) = random_model("gpt"), graphs(50)
+    s = DEFAULTS | dict(deg=DEG, path_len=L, num_nodes=N)
+    whole = evaluate(model, prefix, path, s)
+    monkeypatch.setattr("evaluate.GRAPHS_AT_ONCE", 7)
+    assert evaluate(model, prefix, path, s) == whole

@@ -1,0 +1,126 @@
+"""The GPT: against the formulas written out in numpy, causal, and the same with a cache as without."""
+
+import numpy as np
+import pytest
+import torch
+
+from model_gpt import GPT, GPTConfig
+
+SIZES = dict(vocab_size=14, block_size=24, n_layer=3, n_head=2, n_embd=16)
+
+
+def make(seed=0, **changes):
+    torch.manual_seed(seed)
+    model = GPT(GPTConfig(**SIZES | changes)).double()
+    for p in model.parameters():  # gains and shifts too: nothing may hide behind a 1
+        p.data += 0.1 * torch.randn_like(p)
+    return model
+
+
+def tokens(batch, length, seed=0):
+    return torch.randint(14, (batch, length), generator=torch.Generator().manual_seed(seed))
+
+
+def logits_by_the_formulas(model, sequence):
+    """One sequence through the network with numpy and loops over heads and positions: (T, V)."""
+    w = {name: p.detach().numpy() for name, p in model.named_parameters()}
+
+    def norm(x, gain):
+        return gain * (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5)
+
+    x = np.stack([w["wte.weight"][token] + w["wpe.weight"][place] for place, token in enumerate(sequence)])
+    D = model.config.n_embd // model.config.n_head
+    for layer in range(model.config.n_layer):
+        block = f"h.{layer}."
+        h = norm(x, w[block + "ln_1.weight"])
+        if model.config.token_shift:
+            h = np.stack([h[t] + (w[block + "attn.shift"] * h[t - 1] if t else 0) for t in range(len(h))])
+        q, k, v = np.split(h @ w[block + "attn.c_attn.weight"].T, 3, axis=1)
+        heads = []
+        for j in range(model.config.n_head):
+            mine = slice(j * D, (j + 1) * D)
+            rows = []
+            for t in range(len(x)):
+                scores = np.exp(k[: t + 1, mine] @ q[t, mine] / np.sqrt(D))
+                rows.append(scores / scores.sum() @ v[: t + 1, mine])
+            heads.append(np.stack(rows))
+        x = x + np.concatenate(heads, axis=1) @ w[block + "attn.c_proj.weight"].T
+        h = np.maximum(norm(x, w[block + "ln_2.weight"]) @ w[block + "mlp.c_fc.weight"].T, 0)
+        x = x + h @ w[block + "mlp.c_proj.weight"].T
+    return norm(x, w["ln_f.weight"]) @ w["wte.weight"].T
+
+
+@pytest.mark.parametrize("token_shift", [True, False])
+def test_logits_are_those_of_the_formulas(token_shift):
+    model = make(token_shift=token_shift)
+    sequence = tokens(1, 20)
+    expected = logits_by_the_formulas(model, sequence[0].tolist())
+    assert np.abs(model(sequence)[0].detach().numpy() - expected).max() < 1e-12
+
+
+def test_a_later_token_never_changes_an_earlier_logit():
+    model = make()
+    first = tokens(2, 20)
+    before = model(first)
+    for place in range(20):
+        changed = first.clone()
+        changed[:, place] = (changed[:, place] + 1) % 14
+        after = model(changed)
+        assert torch.equal(before[:, :place], after[:, :place])
+        assert not torch.allclose(before[:, place:], after[:, place:])
+
+
+def test_logits_only_where_asked_are_the_same_logits():
+    model = make()
+    everywhere = model(tokens(3, 20))
+    for n in (1, 5, 20):
+        assert torch.allclose(model(tokens(3, 20), num_logits=n), everywhere[:, -n:], atol=1e-12)
+
+
+@pytest.mark.parametrize("pieces", [[20], [1] * 20, [12, 1, 1, 1, 5], [3, 4, 13]])
+@pytest.mark.parametrize("token_shift", [True, False])
+def test_cached_decoding_equals_the_full_pass(pieces, token_shift):
+    model = make(token_shift=token_shift)
+    sequence = tokens(3, 20)
+    with torch.no_grad():
+        cache = model.new_cache(3, 20)
+        logits = torch.cat([model(piece, cache=cache) for piece in sequence.split(pieces, dim=1)], dim=1)
+    assert torch.allclose(logits, model(sequence), atol=1e-12)
+
+
+def test_the_first_head_is_the_last_block_and_the_others_stand_beside_it():
+    model = make(n_future=3)
+    sequence = tokens(2, 20)
+    trunk = model.trunk(sequence)
+    assert torch.equal(model.head(trunk, 0), model(sequence))
+    for k in (1, 2):
+        alone = make(n_future=3)  # the same weights, with future block k put in the last block's place
+        alone.h[-1].load_state_dict(model.future[k - 1].state_dict())
+        assert torch.allclose(model.head(trunk, k), alone(sequence), atol=1e-12)
+
+
+def test_gradients_against_finite_differences():
+    model = make(n_layer=2, n_embd=8)
+    sequence = tokens(2, 6)
+    loss = lambda: model(sequence, num_logits=3).pow(2).mean()
+    loss().backward()
+    for name, p in model.named_parameters():
+        direction = torch.randn_like(p)
+        slope = (p.grad * direction).sum().item()
+        with torch.no_grad():
+            p += 1e-6 * direction
+            above = loss().item()
+            p -= 2e-6 * direction
+            below = loss().item()
+            p += 1e-6 * direction
+        assert (above - below) / 2e-6 == pytest.approx(slope, rel=1e-5, abs=1e-9), name
+
+
+def test_a_sequence_that_is_too_long_is_refused():
+    with pytest.raises(ValueError, match="25 tokens, but block_size is 24"):
+        make()(tokens(1, 25))
+    model = make()
+    cache = model.new_cache(1, 24)
+    model(tokens(1, 24), cache=cache)
+    with pytest.raises(ValueError, match="25 tokens, but block_size is 24"):
+        model(tokens(1, 1), cache=cache)

@@ -1,0 +1,44 @@
+"""Muon: every step is nearly orthogonal, in batches as one at a time."""
+
+import pytest
+import torch
+
+from muon import Muon, orthogonalize
+
+
+@pytest.mark.parametrize("shape", [(4, 16, 16), (3, 32, 16), (2, 16, 48), (1, 5, 7)])
+def test_orthogonalize_keeps_the_directions_and_evens_out_the_sizes(shape):
+    G = torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    U, _, Vh = torch.linalg.svd(G, full_matrices=False)
+    X = orthogonalize(G)
+    sizes = U.mT @ X @ Vh.mT  # diagonal, if X has the directions of G
+    diagonal = sizes.diagonal(dim1=1, dim2=2)
+    assert (sizes - torch.diag_embed(diagonal)).abs().max() < 1e-8
+    assert 0.5 < diagonal.min() and diagonal.max() < 1.3
+
+
+def test_matrices_of_one_shape_and_stacked_ones_are_treated_like_single_ones():
+    generator = torch.Generator().manual_seed(0)
+    start = torch.randn(6, 8, 8, generator=generator)
+    gradients = torch.randn(3, 6, 8, 8, generator=generator)
+
+    def run(params, pieces):
+        optimizer = Muon([{"params": params, "pieces": pieces}], lr=0.02)
+        for gradient in gradients:
+            for p, g in zip(params, gradient.reshape(len(params), *params[0].shape)):
+                p.grad = g.clone()
+            optimizer.step()
+        return torch.cat([p.detach().reshape(-1, 8, 8) for p in params])
+
+    batched = run([torch.nn.Parameter(w.clone()) for w in start], pieces=1)
+    stacked = run([torch.nn.Parameter(w.reshape(24, 8).clone()) for w in start.split(3)], pieces=3)
+    one_by_one = torch.empty_like(start)
+    for i in range(6):
+        p = torch.nn.Parameter(start[i].clone())
+        optimizer = Muon([p], lr=0.02)
+        for gradient in gradients:
+            p.grad = gradient[i].clone()
+            optimizer.step()
+        one_by_one[i] = p.detach()
+    assert torch.allclose(batched, one_by_one, atol=1e-5) and torch.allclose(stacked, one_by_one, atol=1e-5)
+    assert not torch.allclose(batched, start, atol=1e-2)

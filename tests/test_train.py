@@ -1,0 +1,412 @@
+"""The command line, the loop and its files: what a user is promised, on models that train in a blink."""
+
+import json
+import math
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+import data
+import train
+
+HOME = Path(train.__file__).parent
+TINY = ["--n_layer", "2", "--n_head", "2", "--n_embd", "16", "--path_len", "4", "--num_nodes", "12", "--n_test", "50",
+        "--batch_size", "8", "--threads", "1", "--device", "cpu"]
+
+
+def run(*flags, tiny=TINY):
+    train.main([*tiny, *map(str, flags)])
+
+
+def lines(folder):
+    return [json.loads(line) for line in (Path(folder) / "log.jsonl").read_text().splitlines()]
+
+
+def without_times(records):
+    return [{k: v for k, v in r.items() if k not in ("seconds", "tokens_per_second")} for r in records]
+
+
+def weights(folder):
+    return torch.load(Path(folder) / "ckpt.pt", weights_only=True)["model"]
+
+
+def assert_same_run(a, b):
+    assert without_times(lines(a)) == without_times(lines(b))
+    first, second = weights(a), weights(b)
+    assert first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+# ---------------------------------------------------------------------------------------------------------
+# What a run leaves
+
+
+def test_a_run_leaves_its_log_its_settings_and_its_checkpoint(tmp_path, capsys):
+    run("--teacherless", "--steps", 6, "--eval_every", 4, "--out_dir", tmp_path / "r")
+    records = lines(tmp_path / "r")
+    assert [r["step"] for r in records] == [0, 4, 6] and [r["graphs"] for r in records] == [0, 32, 48]
+    keys = "step seconds graphs loss accuracy position_accuracy forced_accuracy difficult chance tokens_per_second"
+    assert all(set(keys.split()) <= r.keys() for r in records)
+    assert records[-1]["chance"] == 0.5 and len(records[-1]["position_accuracy"]) == 4
+    assert records[0]["loss"] is None and math.log(16) / 2 < records[-1]["loss"] < 2 * math.log(16)
+    config = json.loads((tmp_path / "r" / "config.json").read_text())
+    assert config["objective"] == "teacherless" and config["seed"] == 1 and "torch" in config["versions"]
+    assert sorted(os.listdir(tmp_path / "r")) == ["ckpt.pt", "config.json", "log.jsonl"]  # and no temporary file
+    out = capsys.readouterr().out
+    assert len(re.findall("^step ", out, re.M)) == 3  # piped: one line an evaluation
+    assert "A Transformer of 2 layers saw 48 graphs G(2,4) with the objective 'teacherless'" in out
+    assert f"python plot.py {tmp_path / 'r'}" in out
+
+
+def test_the_same_line_twice_makes_two_folders(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run("--steps", 1), run("--steps", 1), run("--steps", 1, "--reverse")
+    name = "gpt_deg_2_path_4_nodes_12_seed_1"
+    assert sorted(os.listdir("runs")) == [f"next_{name}", f"next_{name}_2", f"reverse_{name}"]
+    assert_same_run(f"runs/next_{name}", f"runs/next_{name}_2")
+
+
+def test_another_seed_is_another_run(tmp_path):
+    run("--steps", 2, "--out_dir", tmp_path / "a"), run("--steps", 2, "--seed", 2, "--out_dir", tmp_path / "b")
+    assert lines(tmp_path / "a")[-1]["loss"] != lines(tmp_path / "b")[-1]["loss"]
+
+
+def test_help_names_every_flag_with_its_default(capsys):
+    with pytest.raises(SystemExit) as end:
+        train.main(["--help"])
+    assert end.value.code == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    for name, default in train.DEFAULTS.items():
+        assert f"--{name}" in shown
+        assert not default or f"(default: {default})" in shown
+
+
+# ---------------------------------------------------------------------------------------------------------
+# The graphs
+
+
+def settings(**changes):
+    s = train.DEFAULTS | dict(path_len=4, num_nodes=12, batch_size=8, n_test=50) | changes
+    return s
+
+
+def test_a_batch_depends_on_seed_and_step_alone():
+    test, graphs, forbidden = train.prepare_graphs(settings(), {})
+    a, b, c = (train.batch_of(step, settings(), graphs, forbidden)[0] for step in (7, 7, 8))
+    d, _ = train.batch_of(7, settings(seed=2), graphs, forbidden)
+    assert torch.equal(a, b) and not torch.equal(a, c) and not torch.equal(a, d)
+
+
+def test_a_fixed_set_is_gone_through_once_an_epoch_in_ever_new_order():
+    s = settings(n_train=24)
+    _, graphs, forbidden = train.prepare_graphs(s, {})
+    epochs = []
+    for epoch in range(3):
+        rows = [train.batch_of(step, s, graphs, forbidden)[0] for step in range(3 * epoch, 3 * epoch + 3)]
+        epochs.append([tuple(row) for row in torch.cat(rows).tolist()])
+    assert all(sorted(e) == sorted(map(tuple, graphs[0].tolist())) for e in epochs)
+    assert epochs[0] != epochs[1] != epochs[2]
+
+
+@pytest.mark.parametrize("n_train", [0, 400])
+def test_no_training_graph_is_a_test_graph(n_train):
+    s = settings(path_len=3, num_nodes=5, n_test=30, n_train=n_train)  # 60 graphs in all
+    test, graphs, forbidden = train.prepare_graphs(s, {})
+    edge_sets = lambda prefix: {frozenset(map(tuple, e)) for e in data.split_prefix(prefix)[0].tolist()}
+    seen = set()
+    for step in range(50):
+        seen |= edge_sets(train.batch_of(step, s, graphs, forbidden)[0])
+    assert len(seen) > 15 and not seen & edge_sets(test[0])
+
+
+def write_file(path, prefix, paths):
+    with open(path, "w") as file:
+        data.write_graphs(file, prefix, paths)
+    return path
+
+
+def test_files_train_and_test_and_share_no_graph(tmp_path, capsys):
+    prefix, path = data.sample_graphs(60, 3, 3, 12, torch.Generator().manual_seed(5))
+    train_file = write_file(tmp_path / "train.txt", prefix[:40], path[:40])
+    test_file = write_file(tmp_path / "test.txt", prefix[30:], path[30:])
+    run("--train_file", train_file, "--test_file", test_file, "--steps", 2, "--out_dir", tmp_path / "r", tiny=TINY[:6] + TINY[8:10] + TINY[12:])
+    assert f"{train_file}: 10 of its 40 graphs are test graphs, and left out" in capsys.readouterr().out
+    config = json.loads((tmp_path / "r" / "config.json").read_text())
+    assert (config["deg"], config["path_len"], config["n_test"]) == (3, 3, 30)
+    assert lines(tmp_path / "r")[-1]["chance"] == pytest.approx(1 / 3)
+    run("--resume", tmp_path / "r", "--steps", 3, tiny=[])
+    assert lines(tmp_path / "r")[-1]["step"] == 3
+
+
+# ---------------------------------------------------------------------------------------------------------
+# The loss
+
+
+@pytest.mark.parametrize("model", ["gpt", "mamba"])
+@pytest.mark.parametrize("objective, n_future", [("next", 1), ("teacherless", 1), ("multi", 3)])
+def test_gradients_head_by_head_are_those_of_the_plain_sum(model, objective, n_future):
+    s = settings(model=model, objective=objective, n_future=n_future, n_layer=2, n_embd=16)
+    one, other = train.make_model(s).double(), train.make_model(s).double()
+    prefix, path = data.sample_graphs(8, 2, 4, 12, torch.Generator().manual_seed(0))
+    inputs, targets = data.layout(objective, prefix, path, 12, n_future=n_future)
+    loss = train.add_gradients(one, inputs, targets)
+    plain = 0
+    for k in range(n_future):
+        logits = other.head(other.trunk(inputs), k)[:, -4:]
+        plain = plain + F.cross_entropy(logits.flatten(0, 1), targets[:, :, k].flatten())
+    plain.backward()
+    assert loss == pytest.approx(plain.item())
+    for (name, p), q in zip(one.named_parameters(), other.parameters()):
+        assert torch.allclose(p.grad, q.grad, atol=1e-12), name
+
+
+def test_only_difficult_trains_on_the_first_step_alone(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(train, "add_gradients", lambda model, inputs, targets: seen.append(targets) or 1.0)
+    run("--only_difficult", "--steps", 1, "--out_dir", tmp_path / "a")
+    run("--only_difficult", "--reverse", "--steps", 1, "--out_dir", tmp_path / "b")
+    forward, backward = (targets[:, :, 0] != data.IGNORE for targets in seen)
+    assert forward.all(0).tolist() == [False, True, False, False] == forward.any(0).tolist()
+    assert backward.all(0).tolist() == [False, False, True, False] == backward.any(0).tolist()
+
+
+def test_the_learning_rate_rises_stays_and_falls_to_nothing():
+    shares = [train.schedule(step, dict(steps=100, warmup=10)) for step in range(100)]
+    assert shares[0] == pytest.approx(1 / 11) and shares[9] < 1 == shares[10] == shares[69] and shares[72] < 1
+    assert 0 < shares[-1] < 0.05
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Resuming
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--teacherless"],
+        ["--reverse", "--n_train", 40],
+        ["--multi", "--n_future", 2, "--optimizer", "adamw"],
+        ["--model", "mamba"],
+        ["--model", "mamba", "--multi", "--n_train", 40],
+        ["--dtype", "bfloat16"],
+    ],
+    ids=lambda flags: " ".join(map(str, flags)),
+)
+def test_a_resumed_run_is_the_unbroken_run(tmp_path, monkeypatch, flags):
+    common = [*flags, "--steps", 9, "--eval_every", 3]
+    run(*common, "--out_dir", tmp_path / "whole")
+    real_save, calls = train.save_checkpoint, []
+
+    def save_and_die(*arguments):
+        real_save(*arguments)
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "save_checkpoint", save_and_die)
+        with pytest.raises(KeyboardInterrupt):
+            run(*common, "--out_dir", tmp_path / "broken")
+    with open(tmp_path / "broken" / "log.jsonl", "a") as log:
+        log.write('{"step": 6, "loss": 1.0}\n{"step": 9, "lo')  # what a kill in the middle of a line leaves
+    run("--resume", tmp_path / "broken", tiny=[])
+    assert_same_run(tmp_path / "whole", tmp_path / "broken")
+
+
+def test_ctrl_c_leaves_a_checkpoint_between_evaluations_and_the_run_goes_on_from_it(tmp_path):
+    common = ["--steps", "300", "--eval_every", "100"]
+    run(*common, "--out_dir", tmp_path / "whole")
+    process = subprocess.Popen(
+        [sys.executable, HOME / "train.py", *TINY, *common, "--out_dir", tmp_path / "broken"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )
+    while not (tmp_path / "broken" / "ckpt.pt").exists():
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1 and "Go on with: python train.py --resume" in errors and "Traceback" not in errors
+    step = torch.load(tmp_path / "broken" / "ckpt.pt", weights_only=True)["step"]
+    assert 0 < step < 300
+    run("--resume", tmp_path / "broken", tiny=[])
+    assert_same_run(tmp_path / "whole", tmp_path / "broken")
+
+
+@pytest.mark.slow
+def test_a_run_killed_at_random_moments_can_always_be_resumed(tmp_path):
+    common = ["--steps", "200", "--eval_every", "2"]
+    run(*common, "--out_dir", tmp_path / "whole")
+    command = [sys.executable, HOME / "train.py"]
+    process = subprocess.Popen([*command, *TINY, *common, "--out_dir", tmp_path / "broken"], stdout=subprocess.DEVNULL)
+    while not (tmp_path / "broken" / "ckpt.pt").exists():
+        time.sleep(0.01)
+    waits = torch.rand(20, generator=torch.Generator().manual_seed(0)).tolist()
+    for wait in waits:
+        time.sleep(0.2 * wait)
+        process.kill()
+        process.wait()
+        before = torch.load(tmp_path / "broken" / "ckpt.pt", weights_only=True)["step"]
+        process = subprocess.Popen([*command, "--resume", tmp_path / "broken"], stdout=subprocess.DEVNULL)
+        begun = time.time()
+        while time.time() - begun < 60 and process.poll() is None:
+            if torch.load(tmp_path / "broken" / "ckpt.pt", weights_only=True)["step"] > before:
+                break
+            time.sleep(0.01)
+    assert process.wait(timeout=120) == 0
+    assert_same_run(tmp_path / "whole", tmp_path / "broken")
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_saves_nothing(tmp_path, capsys, monkeypatch):
+    run("--steps", 2, "--out_dir", tmp_path / "r")
+    before = (tmp_path / "r" / "ckpt.pt").read_bytes()
+    monkeypatch.setattr(train, "add_gradients", lambda *_: math.nan)
+    with pytest.raises(SystemExit) as end:
+        run("--resume", tmp_path / "r", "--steps", 5, tiny=[])
+    message = capsys.readouterr().err
+    assert end.value.code == 2 and "the loss is nan at step 2, with --lr 0.002" in message
+    # What was on disk is the run's last good state: the same weights, at the same step.
+    assert (tmp_path / "r" / "ckpt.pt").exists() and len(before) > 0
+    assert torch.load(tmp_path / "r" / "ckpt.pt", weights_only=True)["step"] == 2
+
+
+def test_evaluating_a_checkpoint_gives_the_logs_numbers(tmp_path, capsys):
+    run("--teacherless", "--steps", 3, "--out_dir", tmp_path / "r")
+    capsys.readouterr()
+    run("--resume", tmp_path / "r", "--eval_only", tiny=[])
+    measured, logged = json.loads(capsys.readouterr().out), lines(tmp_path / "r")[-1]
+    assert measured["step"] == 3 and all(logged[name] == value for name, value in measured.items())
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Bad input
+
+
+def refusal(capsys, *flags, tiny=TINY):
+    """Run with flags that cannot hold; return the one sentence on stderr."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as end:
+        run(*flags, tiny=tiny)
+    out, message = capsys.readouterr()
+    assert end.value.code == 2 and message.startswith("train.py: ") and message.count("\n") == 1 and "Traceback" not in message
+    return message
+
+
+@pytest.mark.parametrize(
+    "flags, sentence",
+    [
+        ("--num_nodes 6", "G(2,4) has 7 nodes, but --num_nodes is 6; give 7 or more"),
+        ("--path_len 1", "--path_len is 1"),
+        ("--deg 0", "--deg is 0"),
+        ("--n_embd 15", "--n_embd 15 cannot be shared out over --n_head 2 heads"),
+        ("--n_train 4", "--batch_size 8 is more than the 4 training graphs"),
+        ("--n_train -1", "--n_train is -1; give 0 or more"),
+        ("--n_test -1", "--n_test is -1; give 1 or more"),
+        ("--steps 0", "--steps is 0; give 1 or more"),
+        ("--batch_size 0", "--batch_size is 0"),
+        ("--eval_every 0", "--eval_every is 0"),
+        ("--n_layer 0", "--n_layer is 0"),
+        ("--n_head 0", "--n_head is 0"),
+        ("--seed -1", "--seed is -1"),
+        ("--warmup -1", "--warmup is -1"),
+        ("--threads -1", "--threads is -1"),
+        ("--lr 0", "--lr is 0.0"),
+        ("--lr nan", "--lr is nan"),
+        ("--lr fast", "argument --lr: invalid float value: 'fast'"),
+        ("--steps many", "argument --steps: invalid int value: 'many'"),
+        ("--model rnn", "argument --model: invalid choice: 'rnn'"),
+        ("--objective magic", "argument --objective: invalid choice: 'magic'"),
+        ("--teacherless --multi", "teacherless and multi are two objectives"),
+        ("--objective next --teacherless", "teacherless and next are two objectives"),
+        ("--n_future 2", "--n_future 2 needs --multi"),
+        ("--multi --n_future -1", "--n_future is -1"),
+        ("--multi --n_future 5", "--n_future 5 is more than the 4 tokens of a path"),
+        ("--eval_only", "--eval_only needs --resume"),
+        ("--resume nowhere", "ckpt.pt does not exist"),
+        ("--train_file nowhere.txt", "nowhere.txt"),
+        ("--device cuda:77", "--device cuda:77 is not to be had here; give --device cpu"),
+        ("--device toaster", "--device toaster is not to be had here"),
+        ("--dtype float16", "argument --dtype: invalid choice: 'float16'"),
+        ("--bogus", "unrecognized arguments: --bogus"),
+    ],
+)
+def test_flags_that_cannot_hold_get_one_sentence(tmp_path, monkeypatch, capsys, flags, sentence):
+    monkeypatch.chdir(tmp_path)
+    assert sentence in refusal(capsys, *flags.split())
+    assert not os.listdir(tmp_path)  # and nothing is left behind
+
+
+def test_files_that_do_not_fit_are_refused(tmp_path, capsys):
+    good = write_file(tmp_path / "good.txt", *data.sample_graphs(20, 2, 4, 12, torch.Generator().manual_seed(0)))
+    other = write_file(tmp_path / "other.txt", *data.sample_graphs(20, 2, 3, 12, torch.Generator().manual_seed(0)))
+    (tmp_path / "bad.txt").write_text("1,2|3\n")
+    (tmp_path / "empty.txt").write_text("")
+    free = ["--threads", "1", "--num_nodes", "12"]
+    assert "bad.txt, line 1: '1,2|3' … is not of the form" in refusal(capsys, "--test_file", tmp_path / "bad.txt", tiny=free)
+    assert "empty.txt is empty" in refusal(capsys, "--train_file", tmp_path / "empty.txt", tiny=free)
+    assert "--path_len is 4, but in" in refusal(capsys, "--train_file", good, "--test_file", other, tiny=free)
+    assert "--deg is 3, but in" in refusal(capsys, "--test_file", good, "--deg", 3, tiny=free)
+    assert "0 training graphs" in refusal(capsys, "--train_file", good, "--test_file", good, "--batch_size", 8, tiny=free)
+    assert "label" in refusal(capsys, "--test_file", good, "--num_nodes", 7, tiny=free[:2])
+    assert "both say what to train on" in refusal(capsys, "--train_file", good, "--n_train", 20, tiny=free)
+
+
+def test_a_folder_that_holds_a_run_is_not_overwritten(tmp_path, capsys):
+    run("--steps", 1, "--out_dir", tmp_path / "r")
+    before = (tmp_path / "r" / "log.jsonl").read_bytes()
+    assert "holds a run already" in refusal(capsys, "--steps", 1, "--out_dir", tmp_path / "r")
+    assert (tmp_path / "r" / "log.jsonl").read_bytes() == before
+
+
+def test_what_cannot_change_on_resume_is_refused_by_name(tmp_path, capsys):
+    run("--steps", 1, "--out_dir", tmp_path / "r")
+    for name, value in dict(deg=3, seed=2, lr=0.5, batch_size=4, model="mamba", objective="reverse", n_embd=32).items():
+        message = refusal(capsys, "--resume", tmp_path / "r", f"--{name}", value, tiny=[])
+        assert f"--{name} {value} cannot change on --resume" in message and "--steps, --eval_every" in message
+
+
+class Bomb:
+    """A pickle that, if it were executed, would write a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (Path.write_text, (self.path, "executed"))
+
+
+def test_a_damaged_or_hostile_checkpoint_is_one_sentence_and_stays_as_it_is(tmp_path, capsys):
+    run("--steps", 1, "--out_dir", tmp_path / "r")
+    path = tmp_path / "r" / "ckpt.pt"
+    good, log = path.read_bytes(), (tmp_path / "r" / "log.jsonl").read_bytes()
+    damaged = [good[: int(len(good) * share)] for share in (0, 0.01, 0.3, 0.6, 0.9, 0.999)] + [b"\0" * 1000, b"hello"]
+    torch.save({"settings": {}, "bomb": Bomb(tmp_path / "bang")}, path)
+    damaged.append(path.read_bytes())
+    torch.save({"model": {}}, path)
+    damaged.append(path.read_bytes())
+    torch.save([1, 2], path)
+    damaged.append(path.read_bytes())
+    for content in damaged:
+        path.write_bytes(content)
+        assert "is damaged or of another version" in refusal(capsys, "--resume", tmp_path / "r", tiny=[])
+        assert path.read_bytes() == content and (tmp_path / "r" / "log.jsonl").read_bytes() == log
+    assert not (tmp_path / "bang").exists()
+
+
+def test_a_full_disk_is_one_sentence_and_the_old_checkpoint_is_whole(tmp_path, capsys, monkeypatch):
+    run("--steps", 2, "--out_dir", tmp_path / "r")
+
+    def full(*_):
+        raise RuntimeError("unexpected pos 64 vs 0")  # what torch.save says when it cannot write
+
+    monkeypatch.setattr(torch, "save", full)
+    message = refusal(capsys, "--resume", tmp_path / "r", "--steps", 4, tiny=[])
+    assert "ckpt.pt could not be written" in message and "what was there before is whole" in message
+    assert weights(tmp_path / "r")
+    assert not list((tmp_path / "r").glob("*.tmp"))

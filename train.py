@@ -1,0 +1,579 @@
+"""Train a Transformer or a Mamba to find the path, with one of four objectives, and watch what it learns.
+
+    python train.py                  next-token prediction: the first step stays at chance
+    python train.py --reverse        the same on reversed paths: solved
+    python train.py --teacherless    every token of the path at once, none of it revealed: solved
+    python train.py --multi          several future tokens from each position
+    python train.py --help           everything else
+
+A run leaves one folder with log.jsonl (a line an evaluation), config.json (every setting) and ckpt.pt. This file in
+order: the settings, the graphs, the optimisers and the loss, the loop, what is printed, the files, main.
+"""
+
+import argparse
+import functools
+import json
+import math
+import os
+import platform
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy
+import torch
+import torch.nn.functional as F
+
+import data
+from evaluate import evaluate
+from model_gpt import GPT, GPTConfig
+from model_mamba import Mamba, MambaConfig
+from muon import Muon
+
+# ---------------------------------------------------------------------------------------------------------
+# The settings. Each is a flag of the same name; what is not given on the command line is as it stands here.
+
+SETTINGS = {
+    "the task": dict(
+        deg=(2, "arms that leave the start node"),
+        path_len=(5, "nodes of an arm, counted with the start"),
+        num_nodes=(50, "node labels to draw from"),
+        n_train=(0, "graphs in a fixed training set, the paper's is 200000; 0: fresh graphs at every step"),
+        n_test=(0, "unseen graphs to evaluate on; 0: 2000, or all that --test_file has"),
+        train_file=("", "train on the graphs of this text file, one a line like 3,5|7,9|5,2|3,7/3,9=3,7,9"),
+        test_file=("", "evaluate on the graphs of this text file"),
+    ),
+    "the objective": dict(
+        objective=("next", "what is predicted from what: data.py draws all four"),
+        reverse=(False, "write the path from the goal to the start; alone it is --objective reverse"),
+        teacherless=(False, "short for --objective teacherless"),
+        multi=(False, "short for --objective multi"),
+        n_future=(0, "with --multi: output heads, head k predicts the token k ahead; 0: 4, or path_len if that is less"),
+        only_difficult=(False, "train on the loss of the first step alone"),
+    ),
+    "the model": dict(
+        model=("gpt", "a Transformer or a Mamba"),
+        n_layer=(6, "blocks"),
+        n_head=(2, "attention heads of the GPT"),
+        n_embd=(64, "channels"),
+        no_token_shift=(False, "the GPT without its token shift: as in GPT-2, and slower to learn anything at all"),
+        scan=("auto", "how Mamba computes its scan; auto: triton on a GPU, fast elsewhere"),
+    ),
+    "the optimiser": dict(
+        optimizer=("muon", "muon: Muon for the blocks' matrices and AdamW for the rest; adamw: AdamW for all"),
+        lr=(2e-3, "AdamW's learning rate; Muon's is ten times that"),
+        batch_size=(256, "graphs a step"),
+        steps=(1000, "steps; the learning rate falls to 0 over the last 30 %%"),
+        warmup=(10, "steps over which the learning rate rises"),
+    ),
+    "the run": dict(
+        seed=(1, "fixes the whole run on a CPU"),
+        eval_every=(50, "steps between evaluations; each is a line of the log, and a checkpoint"),
+        device=("auto", "cpu, cuda, cuda:1, mps; auto: cuda where there is one, else cpu"),
+        dtype=("float32", "bfloat16: mixed precision"),
+        compile=(False, "torch.compile the model; pays on a GPU"),
+        threads=(0, "CPU threads; 0 leaves the choice to PyTorch"),
+        out_dir=("", "the run's folder; if not given, runs/ and a name made of what matters"),
+        resume=("", "go on with the run in this folder, to the same numbers as if it had never stopped"),
+        eval_only=(False, "with --resume: evaluate the checkpoint and stop"),
+    ),
+}
+CHOICES = dict(
+    objective=data.OBJECTIVES,
+    model=("gpt", "mamba"),
+    scan=("auto", "reference", "fast", "triton"),
+    optimizer=("muon", "adamw"),
+    dtype=("float32", "bfloat16"),
+)
+DEFAULTS = {name: default for group in SETTINGS.values() for name, (default, _) in group.items()}
+MAY_CHANGE_ON_RESUME = ("steps", "eval_every", "device", "compile", "threads", "resume", "eval_only")
+
+
+def parse_command_line(argv):
+    """Read the flags. Returns: a dict of those that were given, without the defaults."""
+    summary, examples = __doc__.split("\n\n")[:2]
+    parser = argparse.ArgumentParser(
+        prog="train.py",
+        description=f"{summary}\n\n{examples}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        argument_default=argparse.SUPPRESS,
+    )
+    for title, group in SETTINGS.items():
+        flags = parser.add_argument_group(title)
+        for name, (default, explanation) in group.items():
+            if isinstance(default, bool):
+                flags.add_argument(f"--{name}", action="store_true", help=explanation)
+            else:
+                shown = f" (default: {default})" if default else ""
+                metavar = None if name in CHOICES else {int: "N", float: "X", str: "NAME"}[type(default)]
+                flags.add_argument(f"--{name}", type=type(default), choices=CHOICES.get(name), metavar=metavar, help=explanation + shown)
+    parser.error = refuse  # one sentence, without the list of flags
+    return vars(parser.parse_args(argv))
+
+
+def refuse(message):
+    """Say in one sentence what cannot be done, and leave with exit status 2."""
+    print(f"train.py: {message}", file=sys.stderr)
+    sys.exit(2)
+
+
+def name_objective(given):
+    """Replace the short flags --teacherless, --multi and a lone --reverse by the objective that they name.
+
+    Returns: a new dict. Raises: ValueError when two objectives are asked for.
+    """
+    given = dict(given)
+    asked = [name for name in ("teacherless", "multi") if given.pop(name, False)]
+    if "objective" in given:
+        asked.append(given["objective"])
+    elif given.get("reverse") and not asked:
+        asked.append("reverse")
+    if len(set(asked)) > 1:
+        raise ValueError(f"{' and '.join(asked)} are two objectives; choose one (--reverse may go with either)")
+    if asked:
+        given["objective"] = asked[0]
+        given["reverse"] = given.get("reverse", False) or asked[0] == "reverse"
+    return given
+
+
+def check_settings(s):
+    """Raise a ValueError, one sentence with the value and the remedy, when the settings cannot hold."""
+    for name, least in dict(n_test=1, n_future=1, n_layer=1, n_head=1, n_embd=1, batch_size=1, steps=1, eval_every=1,
+                            n_train=0, warmup=0, seed=0, threads=0).items():
+        if s[name] < least:
+            raise ValueError(f"--{name} is {s[name]}; give {least} or more")
+    if not 0 < s["lr"] < math.inf:
+        raise ValueError(f"--lr is {s['lr']}; give a number above 0")
+    data.check_sizes(s["deg"], s["path_len"], s["num_nodes"])
+    if s["model"] == "gpt" and s["n_embd"] % s["n_head"]:
+        raise ValueError(f"--n_embd {s['n_embd']} cannot be shared out over --n_head {s['n_head']} heads; give a multiple of it")
+    if s["n_future"] > 1 and s["objective"] != "multi":
+        raise ValueError(f"--n_future {s['n_future']} needs --multi: the other objectives have one output head")
+    if s["n_future"] > s["path_len"]:
+        raise ValueError(f"--n_future {s['n_future']} is more than the {s['path_len']} tokens of a path; give at most that")
+    if s["train_file"] and s["n_train"]:
+        raise ValueError(f"--train_file {s['train_file']} and --n_train {s['n_train']} both say what to train on; give one")
+    if s["eval_only"] and not s["resume"]:
+        raise ValueError("--eval_only needs --resume and the folder of the run whose checkpoint is to be evaluated")
+    try:
+        torch.empty(1, device=s["device"])
+    except (RuntimeError, AssertionError):
+        raise ValueError(f"--device {s['device']} is not to be had here; give --device cpu") from None
+
+
+# ---------------------------------------------------------------------------------------------------------
+# The graphs. What a step trains on depends on the seed and the step alone, so a resumed run has nothing to remember.
+
+TEST, FIXED, ORDER, FRESH = range(4)  # the purposes for which one seed draws random numbers
+
+
+def generator_for(seed, purpose, step=0):
+    """The source of randomness for one purpose at one step, a torch.Generator; different ones share nothing."""
+    state = numpy.random.SeedSequence([seed, purpose, step]).generate_state(1)
+    return torch.Generator().manual_seed(int(state[0]))
+
+
+def read_files(s, given):
+    """Read --train_file and --test_file; their graphs then say what deg and path_len are.
+
+    Returns: a dict from the flag's name to (prefix, path). Raises: ValueError, OSError.
+    """
+    files = {}
+    for flag in ("train_file", "test_file"):
+        if not s[flag]:
+            continue
+        prefix, path = files[flag] = data.read_graphs(s[flag], s["num_nodes"])
+        path_len = path.shape[1]
+        deg = prefix.shape[1] // 3 // (path_len - 1)
+        for name, value in (("deg", deg), ("path_len", path_len)):
+            if given.setdefault(name, value) != value:
+                raise ValueError(f"--{name} is {given[name]}, but in {s[flag]} it is {value}; leave the flag out or give another file")
+            s[name] = value
+    return files
+
+
+def prepare_graphs(s, files):
+    """The graphs that stay the same through the run, none of them in both sets.
+
+    Returns: test, a pair prefix (M, P) and path (M, l); train, such a pair or None for fresh graphs at every step; and
+        forbidden, the sorted keys of the test graphs. Raises: ValueError.
+    """
+    shape = s["deg"], s["path_len"], s["num_nodes"]
+    if "test_file" in files:
+        test = [part[: s["n_test"]] for part in files["test_file"]]
+    else:
+        test = data.sample_graphs(s["n_test"], *shape, generator_for(s["seed"], TEST))
+    forbidden = data.graph_keys(test[0], s["num_nodes"]).unique()
+
+    train = None
+    if "train_file" in files:
+        prefix, path = files["train_file"]
+        new = ~data.is_in(data.graph_keys(prefix, s["num_nodes"]), forbidden)
+        train = prefix[new], path[new]
+        if not new.all():
+            print(f"{s['train_file']}: {int((~new).sum())} of its {len(new)} graphs are test graphs, and left out")
+    elif s["n_train"]:
+        train = data.sample_new_graphs(s["n_train"], *shape, generator_for(s["seed"], FIXED), forbidden)
+    if train and s["batch_size"] > len(train[0]):
+        raise ValueError(f"--batch_size {s['batch_size']} is more than the {len(train[0])} training graphs; give a smaller one")
+    return test, train, forbidden
+
+
+@functools.lru_cache(maxsize=1)
+def epoch_order(n_train, seed, epoch):
+    """The order in which one epoch goes through a fixed training set: (n_train,), int64."""
+    return torch.randperm(n_train, generator=generator_for(seed, ORDER, epoch))
+
+
+def batch_of(step, s, train, forbidden):
+    """The graphs of one step: prefix (B, P) and path (B, l), int64."""
+    B = s["batch_size"]
+    if train is None:
+        shape = s["deg"], s["path_len"], s["num_nodes"]
+        return data.sample_new_graphs(B, *shape, generator_for(s["seed"], FRESH, step), forbidden)
+    prefix, path = train
+    epoch, i = divmod(step, len(path) // B)  # the end of an epoch, if less than a batch, is left out
+    rows = epoch_order(len(path), s["seed"], epoch)[i * B : (i + 1) * B]
+    return prefix[rows], path[rows]
+
+
+# ---------------------------------------------------------------------------------------------------------
+# The optimisers and the loss
+
+
+def make_model(s):
+    """The model that the settings describe, its initial weights drawn from the seed."""
+    torch.manual_seed(s["seed"])
+    V = data.vocab_size(s["num_nodes"])
+    if s["model"] == "mamba":
+        return Mamba(MambaConfig(V, n_layer=s["n_layer"], n_embd=s["n_embd"], n_future=s["n_future"], scan=s["scan"]))
+    T = data.prefix_length(s["deg"], s["path_len"]) + s["path_len"] - 1
+    return GPT(GPTConfig(V, T, s["n_layer"], s["n_head"], s["n_embd"], n_future=s["n_future"], token_shift=not s["no_token_shift"]))
+
+
+def make_optimizers(model, s):
+    """Muon for the matrices inside the blocks and AdamW for all else, or AdamW for everything. Returns: a list."""
+    stacked, single, rest = [], [], []
+    for name, p in model.named_parameters():
+        in_block = name.split(".")[0] in ("h", "layers", "future")
+        if s["optimizer"] == "adamw" or not in_block or p.ndim != 2 or name.endswith("A_log"):
+            rest.append(p)
+        else:
+            (stacked if "c_attn" in name else single).append(p)
+    optimizers = [torch.optim.AdamW(rest, s["lr"], betas=(0.9, 0.95), weight_decay=0.0)]
+    if stacked or single:  # c_attn holds three matrices, those of the queries, the keys and the values
+        groups = [{"params": params, "pieces": pieces} for params, pieces in ((stacked, 3), (single, 1)) if params]
+        optimizers.append(Muon(groups, lr=10 * s["lr"]))
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["full_lr"] = group["lr"]  # of which the schedule gives a share
+    return optimizers
+
+
+def schedule(step, s):
+    """The share of the learning rate at one step: it rises over the warm-up and falls to 0 over the last 30 %."""
+    return min(1.0, (step + 1) / (s["warmup"] + 1), (s["steps"] - step) / (0.3 * s["steps"]))
+
+
+def add_gradients(model, inputs, targets):
+    """Run the model forward and backward, for every objective; gradients are added to the parameters'.
+
+    The loss is the cross-entropy, a mean over the targets and a sum over the output heads (Gloeckle et al. 2024,
+    section 2). The heads take turns, so that the logits of only one exist at a time: the trunk's output is
+    cut off from its history, each head leaves its gradient at the cut, and then one backward pass takes the sum of
+    them through the trunk.
+
+    Arguments: inputs (B, T) and targets (B, l, K), int64. Returns: the loss, a float.
+    """
+    trunk = model.trunk(inputs)  # (B, T, C)
+    cut = trunk.detach().requires_grad_()
+    total = 0.0
+    for k in range(targets.shape[2]):
+        logits = model.head(cut, k, num_logits=targets.shape[1])  # (B, l, V)
+        loss = F.cross_entropy(logits.flatten(0, 1), targets[:, :, k].flatten(), ignore_index=data.IGNORE)
+        loss.backward()
+        total += loss.item()
+    if trunk.requires_grad:
+        trunk.backward(cut.grad)
+    return total
+
+
+# ---------------------------------------------------------------------------------------------------------
+# The loop
+
+
+def train(s, folder, test, train_graphs, forbidden, checkpoint=None):
+    """Run the loop to its end. Returns: the last line of the log, a dict.
+
+    Ctrl-C ends it after the step under way, with a checkpoint; a second Ctrl-C ends it at once. Raises:
+    FloatingPointError when the loss is no longer a number, with nothing saved over the last checkpoint; OSError.
+    """
+    device = torch.device(s["device"])
+    test = [part.to(device) for part in test]
+    model = make_model(s).to(device)
+    optimizers = make_optimizers(model, s)
+    step, loss, seconds = restore(model, optimizers, checkpoint) if checkpoint else (0, None, 0.0)
+    if s["compile"]:
+        model.trunk, model.head = torch.compile(model.trunk), torch.compile(model.head)
+    autocast = torch.autocast(device.type, torch.bfloat16, enabled=s["dtype"] == "bfloat16")
+    interrupted = catch_ctrl_c()
+
+    began = time.monotonic() - seconds  # as if a resumed run had been in one piece
+    tokens, training_seconds = 0, 0.0  # since the last evaluation
+    record = None
+    while True:
+        if step % s["eval_every"] == 0 or step == s["steps"]:
+            with autocast:
+                measured = evaluate(model, *test, s)
+            record = {
+                "step": step,
+                "seconds": round(time.monotonic() - began, 2),
+                "graphs": step * s["batch_size"],
+                "loss": loss,
+                "chance": 1 / s["deg"],
+                **measured,
+                "tokens_per_second": round(tokens / training_seconds) if tokens else None,
+            }
+            tokens, training_seconds = 0, 0.0
+            append_line(folder / "log.jsonl", record)
+            save_checkpoint(folder, step, loss, record["seconds"], model, optimizers, s)
+        if record:
+            show_progress(record, step, loss, time.monotonic() - began, s)
+        if step == s["steps"]:
+            return record
+        if interrupted.is_set():
+            save_checkpoint(folder, step, loss, time.monotonic() - began, model, optimizers, s)
+            sys.exit(f"\nStopped at step {step}. Go on with: python train.py --resume {folder}")
+
+        step_began = time.monotonic()
+        prefix, path = batch_of(step, s, train_graphs, forbidden)
+        inputs, targets = data.layout(s["objective"], prefix, path, s["num_nodes"], s["reverse"], s["n_future"])
+        if s["only_difficult"]:
+            difficult = -2 if s["reverse"] else 1
+            kept, targets = targets[:, difficult].clone(), torch.full_like(targets, data.IGNORE)
+            targets[:, difficult] = kept
+        with autocast:
+            loss = add_gradients(model, inputs.to(device), targets.to(device))
+        if not math.isfinite(loss):
+            raise FloatingPointError(
+                f"the loss is {loss} at step {step}, with --lr {s['lr']}; {folder} keeps the last checkpoint, but with this"
+                " learning rate it would come to the same: start again with a smaller one"
+            )
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = group["full_lr"] * schedule(step, s)
+            optimizer.step()
+            optimizer.zero_grad()
+        step += 1
+        tokens, training_seconds = tokens + inputs.numel(), training_seconds + time.monotonic() - step_began
+
+
+def catch_ctrl_c():
+    """Make the first Ctrl-C set the event that is returned, and leave a second one to stop the program."""
+    interrupted = threading.Event()
+
+    def on_ctrl_c(number, frame):
+        interrupted.set()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    signal.signal(signal.SIGINT, on_ctrl_c)
+    return interrupted
+
+
+# ---------------------------------------------------------------------------------------------------------
+# What is printed
+
+
+def show_progress(record, step, loss, seconds, s):
+    """A line that rewrites itself on a terminal; elsewhere one line an evaluation."""
+    on_terminal = sys.stdout.isatty()
+    if step != record["step"] and not on_terminal:
+        return
+    left = int(seconds * (s["steps"] - step) / step) if step else 0
+    print(
+        f"step {step:>5}/{s['steps']}   loss {'  -  ' if loss is None else f'{loss:.3f}'}   exact match {record['accuracy']:6.1%}"
+        f"   difficult token {record['difficult']:6.1%} (chance {record['chance']:.1%})"
+        f"   {step * s['batch_size'] / seconds:5.0f} graphs/s   {left // 60}:{left % 60:02} left",
+        end="\r" if on_terminal and step < s["steps"] else "\n",
+        flush=True,
+    )
+
+
+def conclude(record, folder, s):
+    """Three sentences for a human: what was trained, what it reached against chance, where the log is."""
+    kind = "Transformer" if s["model"] == "gpt" else "Mamba"
+    time_taken = f"{record['seconds'] / 60:.1f} minutes" if record["seconds"] > 90 else f"{record['seconds']:.0f} seconds"
+    print(
+        f"\nA {kind} of {s['n_layer']} layers saw {record['graphs']:,} graphs G({s['deg']},{s['path_len']}) with the"
+        f" objective {run_name(s)!r}, in {time_taken}.\nOf {s['n_test']:,} graphs that it had not seen, it solves"
+        f" {record['accuracy']:.1%}, and takes the right first step in {record['difficult']:.1%}, where a guess is right in"
+        f" {record['chance']:.1%}.\nThe log is {folder / 'log.jsonl'}; to see it: python plot.py {folder}"
+    )
+
+
+def run_name(s):
+    """The objective in a word or two."""
+    name = s["objective"] if not s["reverse"] or s["objective"] == "reverse" else f"{s['objective']}_reverse"
+    return name + "_only_difficult" * s["only_difficult"]
+
+
+# ---------------------------------------------------------------------------------------------------------
+# The files. Each is written under another name and moved into place, so that there is a whole one at any moment.
+
+
+def new_folder(s):
+    """Make the run's folder: --out_dir, or runs/ and a name made of what matters, with a counter where that exists."""
+    if s["out_dir"]:
+        folder = Path(s["out_dir"])
+        if (folder / "log.jsonl").exists():
+            raise ValueError(f"--out_dir {folder} holds a run already; give another folder, or go on with it by --resume {folder}")
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+    name = f"{run_name(s)}_{s['model']}_deg_{s['deg']}_path_{s['path_len']}_nodes_{s['num_nodes']}_seed_{s['seed']}"
+    count = 1
+    while True:
+        folder = Path("runs", name if count == 1 else f"{name}_{count}")
+        try:
+            folder.mkdir(parents=True)
+            return folder
+        except FileExistsError:
+            count += 1
+
+
+def write_whole(path, write):
+    """Let write(temporary_path) write a file, see it to the disk, and move it to `path`: all of it or nothing."""
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        write(temporary)
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except (OSError, RuntimeError) as fault:  # torch.save raises RuntimeError when the disk is full
+        temporary.unlink(missing_ok=True)
+        raise OSError(f"{path} could not be written ({str(fault).splitlines()[0]}); what was there before is whole") from None
+
+
+def append_line(path, record):
+    """Add one JSON line to the log and see it to the disk."""
+    with open(path, "a") as file:
+        file.write(json.dumps(record) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def keep_lines_before(step, path):
+    """Drop the log's lines from `step` on, which a resumed run writes again, and one that a kill cut short."""
+    kept = []
+    for line in path.read_text().splitlines(keepends=True) if path.exists() else []:
+        try:
+            if json.loads(line)["step"] < step:
+                kept.append(line)
+        except (ValueError, TypeError, KeyError):
+            continue
+    write_whole(path, lambda temporary: temporary.write_text("".join(kept)))
+
+
+def write_config(folder, s):
+    """Write config.json: every setting, and what else the numbers depend on."""
+    versions = {"python": platform.python_version(), "torch": torch.__version__, "numpy": numpy.__version__}
+    facts = {"versions": versions, "machine": platform.machine(), "threads_used": torch.get_num_threads()}
+    write_whole(folder / "config.json", lambda temporary: temporary.write_text(json.dumps(s | facts, indent=1) + "\n"))
+
+
+def save_checkpoint(folder, step, loss, seconds, model, optimizers, s):
+    """Write ckpt.pt, all that --resume needs."""
+    checkpoint = {
+        "settings": s,
+        "step": step,
+        "loss": loss,
+        "seconds": seconds,
+        "model": model.state_dict(),
+        "optimizers": [optimizer.state_dict() for optimizer in optimizers],
+    }
+    write_whole(folder / "ckpt.pt", lambda temporary: torch.save(checkpoint, temporary))
+
+
+def load_checkpoint(folder):
+    """Read ckpt.pt, executing nothing. Raises: ValueError when it is missing, damaged or of another version."""
+    path = Path(folder, "ckpt.pt")
+    if not path.is_file():
+        raise ValueError(f"{path} does not exist; --resume needs the folder of a run that has saved a checkpoint")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        if checkpoint["settings"].keys() == DEFAULTS.keys() - {"teacherless", "multi"}:
+            return checkpoint
+    except Exception:  # a damaged file can make torch.load raise nearly anything
+        pass
+    raise ValueError(f"{path} is damaged or of another version of train.py, and cannot be resumed; start the run again")
+
+
+def restore(model, optimizers, checkpoint):
+    """Put a checkpoint's numbers in place. Returns: step, loss, seconds. Raises: ValueError when they do not fit."""
+    try:
+        model.load_state_dict(checkpoint["model"])
+        for optimizer, state in zip(optimizers, checkpoint["optimizers"], strict=True):
+            optimizer.load_state_dict(state)
+        return checkpoint["step"], checkpoint["loss"], checkpoint["seconds"]
+    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as fault:
+        first_line = str(fault).splitlines()[0]
+        raise ValueError(f"the checkpoint does not fit its own settings ({first_line}); start the run again") from None
+
+
+# ---------------------------------------------------------------------------------------------------------
+
+
+def settle(given):
+    """Make whole settings of the flags that were given, from the checkpoint on --resume, else from the defaults.
+
+    Returns: s, a dict of all settings; files, as from read_files; the checkpoint, or None. Raises: ValueError, OSError.
+    """
+    given = name_objective(given)
+    if "resume" in given:
+        checkpoint = load_checkpoint(given["resume"])
+        s = checkpoint["settings"]
+        for name, value in given.items():
+            if value != s[name] and name not in MAY_CHANGE_ON_RESUME:
+                may = ", ".join(f"--{name}" for name in MAY_CHANGE_ON_RESUME[:-2])
+                raise ValueError(f"--{name} {value} cannot change on --resume: this run has {s[name]}. Leave it out; what may change is {may}")
+        s |= given
+        files = read_files(s, {})
+    else:
+        checkpoint = None
+        s = {name: value for name, value in DEFAULTS.items() if name not in ("teacherless", "multi")} | given
+        files = read_files(s, given)
+        s["n_test"] = s["n_test"] or (len(files["test_file"][0]) if s["test_file"] else 2000)
+        s["n_future"] = s["n_future"] or (min(4, s["path_len"]) if s["objective"] == "multi" else 1)
+    if s["device"] == "auto":
+        s["device"] = "cuda" if torch.cuda.is_available() else "cpu"
+    check_settings(s)
+    return s, files, checkpoint
+
+
+def main(argv=None):
+    """The command line: train, resume or evaluate."""
+    given = parse_command_line(argv)
+    try:
+        s, files, checkpoint = settle(given)
+        if s["threads"]:
+            torch.set_num_threads(s["threads"])
+        graphs = prepare_graphs(s, files)
+        if s["eval_only"]:
+            model = make_model(s)
+            step, _, _ = restore(model, make_optimizers(model, s), checkpoint)
+            test = [part.to(s["device"]) for part in graphs[0]]
+            print(json.dumps({"step": step, "chance": 1 / s["deg"]} | evaluate(model.to(s["device"]), *test, s)))
+            return
+        folder = Path(s["resume"]) if checkpoint else new_folder(s)
+        if checkpoint:
+            keep_lines_before(checkpoint["step"], folder / "log.jsonl")
+        write_config(folder, s)
+        record = train(s, folder, *graphs, checkpoint)
+    except (ValueError, OSError, FloatingPointError) as fault:
+        refuse(fault)
+    conclude(record, folder, s)
+
+
+if __name__ == "__main__":
+    main()
