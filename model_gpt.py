@@ -28,7 +28,7 @@ class GPTConfig:
     n_layer: int = 6
     n_head: int = 4
     n_embd: int = 64
-    mlp_ratio: int = 2  # width of the MLP, in n_embd; GPT-2 has 4, which costs half as much again and learns no faster
+    mlp_ratio: int = 1  # width of the MLP, in n_embd; GPT-2 has 4, which costs more and here learns no faster
     n_future: int = 1  # output heads; head k predicts the token k ahead
     token_shift: bool = True  # let attention see the token before, too; see Attention
 
@@ -36,16 +36,16 @@ class GPTConfig:
 class Attention(nn.Module):
     """Causal multi-head self-attention (Vaswani et al. 2017, section 3.2), on tokens that know their predecessor.
 
-    Queries, keys and values are made from each token plus a learned share of the token before it. An edge `a b` so
-    becomes one thing: where b is looked up, a is found. Without this, a first layer must learn to look one place
-    back before a second can follow an edge, and that takes longer than everything else. Mamba has the same help in
-    its convolution. It tells nothing about the goal, so next-token prediction fails with it as without.
+    The token shift: queries, keys and values are made from a mix of each token and the one before it, channel by
+    channel (as in RWKV, Peng et al. 2023, section 3.1). An edge `a b` thus becomes one thing: who looks up b finds a.
+    A plain GPT must first learn to look one place back, and only then can it learn to follow an edge; Mamba has the
+    same help in its convolution. It says nothing of the goal: next-token training fails with it as without.
     """
 
     def __init__(self, config):
         super().__init__()
         self.n_head = config.n_head
-        self.shift = nn.Parameter(torch.full((config.n_embd,), 0.5)) if config.token_shift else None
+        self.shift = nn.Parameter(torch.rand(config.n_embd)) if config.token_shift else None  # share of the token before
         self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd, bias=False)  # queries, keys, values in one product
         self.c_proj = nn.Linear(config.n_embd, config.n_embd, bias=False)
 
@@ -54,7 +54,7 @@ class Attention(nn.Module):
         B, T, C = x.shape
         if self.shift is not None:
             before = x.new_zeros(B, 1, C) if cache is None else cache.swap_last(x[:, -1:])
-            x = x + self.shift * torch.cat([before, x[:, :-1]], dim=1)
+            x = x.lerp(torch.cat([before, x[:, :-1]], dim=1), self.shift)
         q, k, v = self.c_attn(x).view(B, T, 3, self.n_head, C // self.n_head).permute(2, 0, 3, 1, 4)  # (B, H, T, D)
         q = q[:, :, T - num_queries :]
         if cache is not None:
@@ -137,7 +137,8 @@ class GPT(nn.Module):
           product of many of them, and vanishes if they are small.
         - Keys start as a copy of the queries: every head begins by looking for tokens like its own, which is half of
           following an edge (Trockman & Kolter 2023, "Mimetic initialization of self-attention layers").
-        - Token embeddings start orthogonal, as long as there is room: no label is mistaken for another.
+        - Token embeddings start orthogonal, as long as there is room, so that no label is mistaken for another; positions
+          start small beside them, so that what is learned at one place holds at the others.
         """
         for name, p in self.named_parameters():
             if p.ndim == 2 and "wpe" not in name:
@@ -146,7 +147,7 @@ class GPT(nn.Module):
                 queries, keys, _ = p.data.chunk(3)
                 keys.copy_(queries)
         nn.init.orthogonal_(self.wte.weight)
-        nn.init.normal_(self.wpe.weight, std=0.1)
+        nn.init.normal_(self.wpe.weight, std=0.02)
 
     def trunk(self, tokens, cache=None):
         """All blocks but the last: what the output heads share.
@@ -169,11 +170,11 @@ class GPT(nn.Module):
         """Output head k + 1, which predicts the token k + 1 ahead: one block, then the shared unembedding.
 
         Arguments: x (B, T, C), from trunk; num_logits, how many of the last positions are asked for (None: all);
-            cache, from new_cache, for the next-token head (k = 0) alone.
+            cache, from new_cache; each head has its own part in it, and must take in every token or none.
         Returns: logits (B, num_logits, V), float.
         """
         block = self.future[k - 1] if k > 0 else self.h[-1]
-        x = block(x, num_logits or x.shape[1], cache[-1] if cache else None)
+        x = block(x, num_logits or x.shape[1], cache[len(self.h) - 1 + k] if cache else None)
         return self.lm_head(self.ln_f(x))
 
     def forward(self, tokens, num_logits=None, cache=None):
@@ -182,4 +183,4 @@ class GPT(nn.Module):
 
     def new_cache(self, batch_size, max_tokens):
         """An empty cache for decoding: keys and values of every block, for up to `max_tokens` tokens."""
-        return [Cache(batch_size, max_tokens, self.config, like=self.wte.weight) for _ in self.h]
+        return [Cache(batch_size, max_tokens, self.config, like=self.wte.weight) for _ in (*self.h, *self.future)]

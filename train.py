@@ -56,7 +56,7 @@ SETTINGS = {
     "the model": dict(
         model=("gpt", "a Transformer or a Mamba"),
         n_layer=(6, "blocks"),
-        n_head=(2, "attention heads of the GPT"),
+        n_head=(4, "attention heads of the GPT"),
         n_embd=(64, "channels"),
         no_token_shift=(False, "the GPT without its token shift: as in GPT-2, and slower to learn anything at all"),
         scan=("auto", "how Mamba computes its scan; auto: triton on a GPU, fast elsewhere"),

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import data
-from evaluate import decode, evaluate
+from evaluate import decode, decode_by_drafts, evaluate
 from model_gpt import GPT, GPTConfig
 from model_mamba import Mamba, MambaConfig
 from train import DEFAULTS
@@ -140,3 +140,31 @@ def test_a_batch_at_a_time_changes_nothing(monkeypatch):
     whole = evaluate(model, prefix, path, s)
     monkeypatch.setattr("evaluate.GRAPHS_AT_ONCE", 7)
     assert evaluate(model, prefix, path, s) == whole
+
+
+@pytest.mark.parametrize("kind", ["gpt", "mamba"])
+@pytest.mark.parametrize("n_future", [1, 2, 4])
+def test_drafts_never_change_what_is_written(kind, n_future):
+    kept = 0
+    for seed in range(8):
+        model, (prefix, _) = random_model(kind, n_future, seed), graphs(3)
+        for one in prefix:
+            length = 1 + seed % L
+            path, passes = decode_by_drafts(model, one[None], length)
+            assert torch.equal(path, decode(model, one[None], length, "next", N))
+            assert passes <= length
+            kept += length - passes
+    assert n_future > 1 or kept == 0
+
+
+@pytest.mark.parametrize("kind", ["gpt", "mamba"])
+def test_drafts_that_are_always_right_save_the_most_passes(kind):
+    model, (prefix, _) = random_model(kind, n_future=4), graphs(5)
+    with torch.no_grad():
+        for block in (*model.future, *(model.h if kind == "gpt" else model.layers)):
+            for p in block.parameters():
+                p.zero_()  # every head now says the same, whatever the position
+        model.get_parameter("wpe.weight" if kind == "gpt" else "embedding.weight").fill_(0.0)
+        for one in prefix:
+            path, passes = decode_by_drafts(model, one[None], L)
+            assert torch.equal(path, decode(model, one[None], L, "next", N)) and passes <= 2

@@ -34,7 +34,8 @@ def logits_by_the_formulas(model, sequence):
         block = f"h.{layer}."
         h = norm(x, w[block + "ln_1.weight"])
         if model.config.token_shift:
-            h = np.stack([h[t] + (w[block + "attn.shift"] * h[t - 1] if t else 0) for t in range(len(h))])
+            share = w[block + "attn.shift"]
+            h = np.stack([(1 - share) * h[t] + (share * h[t - 1] if t else 0) for t in range(len(h))])
         q, k, v = np.split(h @ w[block + "attn.c_attn.weight"].T, 3, axis=1)
         heads = []
         for j in range(model.config.n_head):

@@ -1,0 +1,65 @@
+"""Make the results table from the logs, so that no number in a README is written by hand.
+
+    python results/table.py            print the table
+    python results/table.py --write    put it into README.md and results/README.md, between the marks
+
+One row is one model, graph and objective; each number is the median over the seeds, with the worst seed in brackets.
+"""
+
+import sys
+from pathlib import Path
+
+HOME = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(HOME))
+
+from plot import find_runs, median, split  # noqa: E402
+
+BEGIN, END = "<!-- results/table.py begins -->", "<!-- results/table.py ends -->"
+HEAD = """| model | graph | labels | objective | seeds | graphs seen | minutes | exact match | first step | the rest, forced | cheat rate | chance |
+| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |"""
+
+
+def table(runs):
+    """The table in Markdown. Arguments: runs, as from plot.find_runs. Returns: str."""
+    kinds = {}
+    for run in runs:
+        s = run["s"]
+        name = s["objective"] + ", only the first step" * s["only_difficult"] + ", plain GPT" * s["no_token_shift"]
+        name += ", reversed" * (s["reverse"] and s["objective"] != "reverse") + f", n = {s['n_future']}" * (s["n_future"] > 1)
+        order = ("gpt", "mamba").index(s["model"]), run["graph"], ("next", "reverse", "teacherless", "multi").index(s["objective"])
+        kinds.setdefault((*order, name, s["steps"] * s["batch_size"]), []).append(run)
+    return "\n".join([HEAD, *(row(kind, kinds[kind]) for kind in sorted(kinds))])
+
+
+def row(kind, runs):
+    """One line of the table: the runs that differ in nothing but the seed."""
+    model, (deg, path_len, num_nodes), _, name, _ = kind
+    ends = [run["log"][-1] for run in runs]
+
+    def share(values, worst=min):
+        return f"{median(values):.1%}" + (f" ({worst(values):.1%})" if len(values) > 1 else "")
+
+    rest = [min(end["forced_accuracy"][:1] + end["forced_accuracy"][2:]) for end in ends]
+    cheat = [end["cheat_rate"] for end in ends if "cheat_rate" in end]
+    cells = [
+        ("GPT", "Mamba")[model], f"G({deg},{path_len})", num_nodes, name, len(runs), f"{median(end['graphs'] for end in ends):,.0f}",
+        f"{median(end['seconds'] for end in ends) / 60:.1f}", share([end["accuracy"] for end in ends]),
+        share([end["difficult"] for end in ends]), share(rest), share(cheat) if cheat else "", f"{1 / deg:.0%}",
+    ]
+    return "| " + " | ".join(map(str, cells)) + " |"
+
+
+def put_into(path, text):
+    """Replace what stands between the marks in a file."""
+    before, _, rest = path.read_text(encoding="utf-8").partition(BEGIN)
+    _, _, after = rest.partition(END)
+    path.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    text = table(find_runs([HOME / "results"]))
+    if "--write" in sys.argv:
+        put_into(HOME / "README.md", text)
+        put_into(HOME / "results" / "README.md", text)
+    else:
+        print(text)
