@@ -58,10 +58,9 @@ def sample_graphs(batch_size, deg, path_len, num_nodes, generator):
     Raises: ValueError when the labels do not suffice, or the sizes are no graph.
     """
     check_sizes(deg, path_len, num_nodes)
-    # The first nodes_needed places of a random order of all labels are labels without repetition.
-    order = torch.rand(batch_size, num_nodes, generator=generator).argsort(dim=1)
-    start = order[:, :1]  # (B, 1)
-    others = order[:, 1 : nodes_needed(deg, path_len)].view(batch_size, deg, path_len - 1)
+    # The labels of the largest among random numbers, one a label, are drawn without repetition and in random order.
+    labels = torch.rand(batch_size, num_nodes, generator=generator).topk(nodes_needed(deg, path_len), dim=1).indices
+    start, others = labels[:, :1], labels[:, 1:].view(batch_size, deg, path_len - 1)
     arms = torch.cat([start[:, :, None].expand(-1, deg, 1), others], dim=2)  # (B, deg, path_len)
 
     edges = torch.stack([arms[:, :, :-1], arms[:, :, 1:]], dim=3).flatten(1, 2)  # (B, E, 2): all arms' edges

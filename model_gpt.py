@@ -131,21 +131,26 @@ class GPT(nn.Module):
         self.init_weights()
 
     def init_weights(self):
-        """Initial values that shorten the plateau; results/README.md has what each of them is worth.
+        """Initial values that make planning learnable in minutes; results/README.md has what each of them is worth.
 
-        - Matrices start at 1/sqrt(fan_in), where GPT-2 has 0.02 for all: the first signal from the goal to the output is a
-          product of many of them, and vanishes if they are small.
-        - Keys start as a copy of the queries: every head begins by looking for tokens like its own, which is half of
-          following an edge (Trockman & Kolter 2023, "Mimetic initialization of self-attention layers").
-        - Token embeddings start orthogonal, as long as there is room, so that no label is mistaken for another; positions
-          start small beside them, so that what is learned at one place holds at the others.
+        Attention starts as a lookup that can be repeated ("mimetic initialization", Trockman & Kolter 2023). Keys are a copy
+        of the queries: a head looks for tokens like its own. Values and c_proj are orthogonal and each other's transpose:
+        what a head finds is added as it is, so that the next layer can look for that in turn. Step after step back
+        from the goal is what the difficult token takes.
+
+        Token embeddings start orthogonal, as far as there is room, so that no label is mistaken for another. Positions
+        start small beside them, so that what is learned at one place holds at the others. GPT-2 starts everything at
+        0.02 instead: signals through many layers are then too faint to learn from.
         """
         for name, p in self.named_parameters():
-            if p.ndim == 2 and "wpe" not in name:
-                nn.init.normal_(p, std=p.shape[1] ** -0.5)
             if "c_attn" in name:
-                queries, keys, _ = p.data.chunk(3)
+                queries, keys, values = p.data.chunk(3)
+                nn.init.orthogonal_(queries)
+                nn.init.orthogonal_(values)
                 keys.copy_(queries)
+                self.get_parameter(name.replace("c_attn", "c_proj")).data.copy_(values.mT)
+            elif "mlp" in name:
+                nn.init.normal_(p, std=p.shape[1] ** -0.5)
         nn.init.orthogonal_(self.wte.weight)
         nn.init.normal_(self.wpe.weight, std=0.02)
 

@@ -35,7 +35,6 @@ from torch.autograd.function import once_differentiable
 # The selective scan
 
 
-@torch.compiler.disable  # torch.compile would unroll its loops over time
 def selective_scan(x, dt, A, B, C, D, initial_state=None, return_state=False, method="auto"):
     """The state space of equation 2 with the selection of Algorithm 2, three ways to the same numbers.
 

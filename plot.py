@@ -115,9 +115,10 @@ def is_evaluation(record, path_len):
 
 
 def is_plain(run):
-    """Is a run one of the four objectives as it is: not turned round as well, not one token's loss alone?"""
+    """Is a run one of the four objectives as it is, trained as the others are: none of the variations on them?"""
     s = run["s"]
-    return not s.get("only_difficult") and bool(s.get("reverse")) == (s["objective"] == "reverse")
+    varied = s.get("only_difficult") or s.get("no_token_shift") or s.get("optimizer", "muon") != "muon"
+    return not varied and bool(s.get("reverse")) == (s["objective"] == "reverse")
 
 
 def split(runs, key):

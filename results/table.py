@@ -25,6 +25,7 @@ def table(runs):
     for run in runs:
         s = run["s"]
         name = s["objective"] + ", only the first step" * s["only_difficult"] + ", plain GPT" * s["no_token_shift"]
+        name += ", AdamW" * (s["optimizer"] == "adamw")
         name += ", reversed" * (s["reverse"] and s["objective"] != "reverse") + f", n = {s['n_future']}" * (s["n_future"] > 1)
         order = ("gpt", "mamba").index(s["model"]), run["graph"], ("next", "reverse", "teacherless", "multi").index(s["objective"])
         kinds.setdefault((*order, name, s["steps"] * s["batch_size"]), []).append(run)

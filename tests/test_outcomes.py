@@ -1,0 +1,32 @@
+"""What the lab is for: the objectives part ways, on the default graph, within minutes on two cores.
+
+The seed is one that no setting was chosen on.
+"""
+
+import json
+
+import pytest
+
+import train
+
+SEED = 1234
+
+
+def outcome(folder, *flags):
+    train.main([*flags, "--seed", str(SEED), "--threads", "2", "--eval_every", "400", "--out_dir", str(folder)])
+    return json.loads((folder / "log.jsonl").read_text().splitlines()[-1])
+
+
+@pytest.mark.slow
+def test_next_token_prediction_learns_all_but_the_first_step(tmp_path):
+    end = outcome(tmp_path / "run")
+    assert abs(end["difficult"] - end["chance"]) < 0.05
+    assert min(end["forced_accuracy"][:1] + end["forced_accuracy"][2:]) > 0.99
+    assert end["cheat_rate"] > 0.95 and end["wrong_arm"] > 0.4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("objective", ["teacherless", "reverse"])
+def test_teacherless_and_reverse_learn_the_path(tmp_path, objective):
+    end = outcome(tmp_path / "run", f"--{objective}")
+    assert end["accuracy"] > 0.95
