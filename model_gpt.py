@@ -30,33 +30,38 @@ class GPTConfig:
     n_embd: int = 64
     mlp_ratio: int = 1  # width of the MLP, in n_embd; GPT-2 has 4, which costs more and here learns no faster
     n_future: int = 1  # output heads; head k predicts the token k ahead
-    token_shift: bool = True  # let attention see the token before, too; see Attention
+    token_shift: bool = True  # see Attention
 
 
 class Attention(nn.Module):
-    """Causal multi-head self-attention (Vaswani et al. 2017, section 3.2), on tokens that know their predecessor.
+    """Causal multi-head self-attention (Vaswani et al. 2017, section 3.2), with a token shift.
 
-    The token shift: queries, keys and values are made from a mix of each token and the one before it, channel by
-    channel (as in RWKV, Peng et al. 2023, section 3.1). An edge `a b` thus becomes one thing: who looks up b finds a.
-    A plain GPT must first learn to look one place back, and only then can it learn to follow an edge; Mamba has the
-    same help in its convolution. It says nothing of the goal: next-token training fails with it as without.
+    The token shift: keys and values are a mix of those of each token and of the one before it, in learned shares (as in
+    RWKV, Peng et al. 2023, section 3.1). An edge `a b` thus becomes one thing, at the place of b. At the start, even heads
+    have the key of b and the value of a: who looks for b finds the node before it. Odd heads have the key of a and the
+    value of b: who looks for a finds the node after it. A GPT without must first learn to look one place back, which takes
+    longer than all the rest; Mamba has the same help in its convolution. Nothing in it knows of the goal.
     """
 
     def __init__(self, config):
         super().__init__()
         self.n_head = config.n_head
-        self.shift = nn.Parameter(torch.rand(config.n_embd)) if config.token_shift else None  # share of the token before
-        self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd, bias=False)  # queries, keys, values in one product
+        self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd, bias=False)  # makes queries, keys and values
         self.c_proj = nn.Linear(config.n_embd, config.n_embd, bias=False)
+        # The share of the token before, for each channel of the keys and then of the values.
+        odd = torch.arange(config.n_head).repeat_interleave(config.n_embd // config.n_head) % 2  # (C,): is its head odd?
+        self.shift = nn.Parameter(0.1 + 0.8 * torch.cat([odd, 1 - odd])) if config.token_shift else None
 
     def forward(self, x, num_queries, cache=None):
         """x (B, T, C) -> (B, num_queries, C), for the last positions. Arguments: cache, a Cache or None."""
         B, T, C = x.shape
-        if self.shift is not None:
-            before = x.new_zeros(B, 1, C) if cache is None else cache.swap_last(x[:, -1:])
-            x = x.lerp(torch.cat([before, x[:, :-1]], dim=1), self.shift)
-        q, k, v = self.c_attn(x).view(B, T, 3, self.n_head, C // self.n_head).permute(2, 0, 3, 1, 4)  # (B, H, T, D)
-        q = q[:, :, T - num_queries :]
+        to_query, to_key_value = self.c_attn.weight.split([C, 2 * C])
+        q = F.linear(x[:, T - num_queries :], to_query)  # (B, num_queries, C)
+        before = x.new_zeros(B, 1, C) if cache is None else cache.swap_last(x[:, -1:])
+        kv = F.linear(torch.cat([before, x], dim=1), to_key_value)  # (B, 1 + T, 2 C): keys, then values
+        kv = kv[:, 1:].lerp(kv[:, :-1], self.shift) if self.shift is not None else kv[:, 1:]
+        k, v = kv.split(C, dim=2)
+        q, k, v = (part.unflatten(2, (self.n_head, -1)).transpose(1, 2) for part in (q, k, v))  # (B, H, …, D)
         if cache is not None:
             k, v = cache.append(k, v)  # (B, H, S, D), with S tokens so far
         S = k.shape[2]
@@ -133,24 +138,19 @@ class GPT(nn.Module):
     def init_weights(self):
         """Initial values that make planning learnable in minutes; results/README.md has what each of them is worth.
 
-        Attention starts as a lookup that can be repeated ("mimetic initialization", Trockman & Kolter 2023). Keys are a copy
-        of the queries: a head looks for tokens like its own. Values and c_proj are orthogonal and each other's transpose:
-        what a head finds is added as it is, so that the next layer can look for that in turn. Step after step back
-        from the goal is what the difficult token takes.
+        Attention starts as the identity: a head looks for tokens like its own (with the token shift, for the other end of
+        an edge), and adds what it finds as it is, so that the next layer can look for that in turn. Steps can thus be
+        repeated from the first, which is what the difficult token takes. MLPs start silent. (Trockman & Kolter 2023,
+        "Mimetic initialization", go half that way with random matrices; GPT-2 starts everything at random, and at 0.02.)
 
         Token embeddings start orthogonal, as far as there is room, so that no label is mistaken for another. Positions
-        start small beside them, so that what is learned at one place holds at the others. GPT-2 starts everything at
-        0.02 instead: signals through many layers are then too faint to learn from.
+        start small beside them, so that what is learned at one place holds at the others.
         """
         for name, p in self.named_parameters():
-            if "c_attn" in name:
-                queries, keys, values = p.data.chunk(3)
-                nn.init.orthogonal_(queries)
-                nn.init.orthogonal_(values)
-                keys.copy_(queries)
-                self.get_parameter(name.replace("c_attn", "c_proj")).data.copy_(values.mT)
+            if "c_attn" in name or "attn.c_proj" in name:
+                p.data.copy_(torch.eye(self.config.n_embd).repeat(len(p) // self.config.n_embd, 1))
             elif "mlp" in name:
-                nn.init.normal_(p, std=p.shape[1] ** -0.5)
+                nn.init.normal_(p, std=0.0 if "c_proj" in name else p.shape[1] ** -0.5)
         nn.init.orthogonal_(self.wte.weight)
         nn.init.normal_(self.wpe.weight, std=0.02)
 

@@ -417,7 +417,7 @@ def cheat(runs):
 def attention(run):
     """Picture 6: where the heads of a trained GPT look when it writes the difficult token of one graph.
 
-    The model keeps no attention weights, so they are computed again from its queries and keys. The weights on an
+    The model keeps no attention weights, so they are computed again from the queries and keys on their way to attention. The weights on an
     edge's three tokens are added up, as are those on the goal and the `=` after it, which may know the goal from the
     token shift. The edges stand in the order of the path, not as shuffled.
 
@@ -438,15 +438,20 @@ def attention(run):
     T, P = inputs.shape[1], prefix.shape[1]  # position P, the first `$`, writes the difficult token
     weights = []
 
-    def weigh(module, arguments, qkv):  # qkv (1, T, 3 C)
-        q, k, _ = qkv.view(T, 3, H, -1).permute(1, 2, 0, 3)  # (H, T, D)
-        scores = (q[:, P : P + 1] * k[:, : P + 1]).sum(dim=2) / q.shape[2] ** 0.5  # (H, P + 1): what position P may see
-        weights.append(scores.softmax(dim=1))
+    real_attention = torch.nn.functional.scaled_dot_product_attention
 
-    for block in model.h:
-        block.attn.c_attn.register_forward_hook(weigh)
-    with torch.no_grad():
-        right = bool((model(inputs, num_logits=l).argmax(dim=2) == path).all())
+    def watched_attention(q, k, v, **mask):  # q (1, H, queries, D) of the last positions, k (1, H, T, D)
+        at = P - (T - q.shape[2])  # where among the queries position P stands
+        scores = (q[0, :, at : at + 1] * k[0, :, : P + 1]).sum(dim=2) / q.shape[3] ** 0.5  # (H, P + 1)
+        weights.append(scores.softmax(dim=1))
+        return real_attention(q, k, v, **mask)
+
+    torch.nn.functional.scaled_dot_product_attention = watched_attention
+    try:
+        with torch.no_grad():
+            right = bool((model(inputs, num_logits=l).argmax(dim=2) == path).all())
+    finally:
+        torch.nn.functional.scaled_dot_product_attention = real_attention
     weights = torch.cat(weights).T  # (P + 1, layers * H)
 
     edges, path = data.split_prefix(prefix)[0][0].tolist(), path[0].tolist()

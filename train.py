@@ -35,13 +35,13 @@ from muon import Muon
 
 # ---------------------------------------------------------------------------------------------------------
 # The settings. Each is a flag of the same name; what is not given on the command line is as it stands here. The graph is
-# the smallest on which the objectives part: with path_len 3 the difficult token is one lookup away from the goal.
-# The size and the optimiser are what made two CPU cores plan soonest: results/README.md tells the search.
+# one on which the objectives part (with path_len 3 the difficult token is but one lookup away from the goal); the size
+# and the optimiser are those that learned to plan soonest on two CPU cores: results/README.md tells the search.
 
 SETTINGS = {
     "the task": dict(
         deg=(2, "arms that leave the start node"),
-        path_len=(4, "nodes of an arm, counted with the start"),
+        path_len=(5, "nodes of an arm, counted with the start"),
         num_nodes=(50, "node labels to draw from"),
         n_train=(0, "graphs in a fixed training set, the paper's is 200000; 0: fresh graphs at every step"),
         n_test=(0, "unseen graphs to evaluate on; 0: 2000, or all that --test_file has"),
@@ -59,7 +59,7 @@ SETTINGS = {
     "the model": dict(
         model=("gpt", "a Transformer or a Mamba"),
         n_layer=(6, "blocks"),
-        n_head=(2, "attention heads of the GPT"),
+        n_head=(4, "attention heads of the GPT"),
         n_embd=(64, "channels"),
         no_token_shift=(False, "the GPT without its token shift: as in GPT-2, and slower to learn anything at all"),
         scan=("auto", "how Mamba computes its scan; auto: triton on a GPU, fast elsewhere"),

@@ -33,10 +33,10 @@ def logits_by_the_formulas(model, sequence):
     for layer in range(model.config.n_layer):
         block = f"h.{layer}."
         h = norm(x, w[block + "ln_1.weight"])
-        if model.config.token_shift:
-            share = w[block + "attn.shift"]
-            h = np.stack([(1 - share) * h[t] + (share * h[t - 1] if t else 0) for t in range(len(h))])
         q, k, v = np.split(h @ w[block + "attn.c_attn.weight"].T, 3, axis=1)
+        if model.config.token_shift:
+            for_keys, for_values = np.split(w[block + "attn.shift"], 2)
+            k, v = ((1 - s) * y + s * np.concatenate([0 * y[:1], y[:-1]]) for y, s in ((k, for_keys), (v, for_values)))
         heads = []
         for j in range(model.config.n_head):
             mine = slice(j * D, (j + 1) * D)
