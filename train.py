@@ -41,7 +41,7 @@ from muon import Muon
 SETTINGS = {
     "the task": dict(
         deg=(2, "arms that leave the start node"),
-        path_len=(5, "nodes of an arm, counted with the start"),
+        path_len=(4, "nodes of an arm, counted with the start"),
         num_nodes=(50, "node labels to draw from"),
         n_train=(0, "graphs in a fixed training set, the paper's is 200000; 0: fresh graphs at every step"),
         n_test=(0, "unseen graphs to evaluate on; 0: 2000, or all that --test_file has"),
@@ -68,7 +68,7 @@ SETTINGS = {
         optimizer=("muon", "muon: Muon for the blocks' matrices and AdamW for the rest; adamw: AdamW for all"),
         lr=(2e-3, "AdamW's learning rate; Muon's is ten times that"),
         batch_size=(256, "graphs a step"),
-        steps=(400, "steps; the learning rate falls to 0 over the last 30 %%"),
+        steps=(300, "steps; the learning rate falls to 0 over the last 30 %%"),
         warmup=(10, "steps over which the learning rate rises"),
     ),
     "the run": dict(
