@@ -59,7 +59,7 @@ SETTINGS = {
     "the model": dict(
         model=("gpt", "a Transformer or a Mamba"),
         n_layer=(6, "blocks"),
-        n_head=(4, "attention heads of the GPT"),
+        n_head=(2, "attention heads of the GPT"),
         n_embd=(64, "channels"),
         no_token_shift=(False, "the GPT without its token shift: as in GPT-2, and slower to learn anything at all"),
         scan=("auto", "how Mamba computes its scan; auto: triton on a GPU, fast elsewhere"),
@@ -76,7 +76,7 @@ SETTINGS = {
         eval_every=(50, "steps between evaluations; each is a line of the log, and a checkpoint"),
         device=("auto", "cpu, cuda, cuda:1, mps; auto: cuda where there is one, else cpu"),
         dtype=("float32", "bfloat16: mixed precision"),
-        compile=(False, "torch.compile the model; pays on a GPU"),
+        compile=(False, "torch.compile the model"),
         threads=(0, "CPU threads; 0 leaves the choice to PyTorch"),
         out_dir=("", "the run's folder; if not given, runs/ and a name made of what matters"),
         resume=("", "go on with the run in this folder, to the same numbers as if it had never stopped"),
