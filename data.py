@@ -212,7 +212,9 @@ def layout(objective, prefix, path, num_nodes, reverse=False, n_future=1):
 # ---------------------------------------------------------------------------------------------------------
 # Text files: one graph a line, `3,5|7,9|5,2|3,7/3,9=3,7,9`, as in the paper's deg_2_path_5_nodes_50_test_20000.txt
 
-LINE = re.compile(r"((?:[0-9]{1,9},[0-9]{1,9}[|])*[0-9]{1,9},[0-9]{1,9})/([0-9]{1,9},[0-9]{1,9})=([0-9]{1,9}(?:,[0-9]{1,9})+)")
+LINE = re.compile(
+    r"((?:[0-9]{1,9},[0-9]{1,9}[|])*[0-9]{1,9},[0-9]{1,9})/([0-9]{1,9},[0-9]{1,9})=([0-9]{1,9}(?:,[0-9]{1,9})+)"
+)
 LONGEST_LINE = 1_000_000  # characters; a file that is one endless line is refused, not read into memory
 
 
@@ -239,7 +241,9 @@ def read_graphs(file_name, num_nodes):
                 row, deg, path_len = parse_graph(line, num_nodes)
                 shape = shape or (deg, path_len)
                 if (deg, path_len) != shape:
-                    raise ValueError(f"the graph is a G({deg},{path_len}), but the first line's is a G({shape[0]},{shape[1]})")
+                    raise ValueError(
+                        f"the graph is a G({deg},{path_len}), but the first line's is a G({shape[0]},{shape[1]})"
+                    )
             except ValueError as fault:
                 raise ValueError(f"{file_name}, line {count}: {fault}") from None
             numbers.extend(row)
@@ -269,7 +273,9 @@ def parse_graph(line, num_nodes):
     first = [head for tail, head in zip(tails, heads) if tail == start]  # one an arm
     child = {tail: head for tail, head in zip(tails, heads) if tail != start}
     if len(child) + len(first) != len(tails) or len(set(heads)) != len(heads) or start in heads or not first:
-        raise ValueError(f"the edges are no path-star graph: from the start {start}, arms must leave that never meet or fork")
+        raise ValueError(
+            f"the edges are no path-star graph: from the start {start}, arms must leave that never meet or fork"
+        )
     arms = []
     for node in first:
         arms.append([start, node])
@@ -277,7 +283,9 @@ def parse_graph(line, num_nodes):
             arms[-1].append(child[arms[-1][-1]])
     path_len = len(arms[0])
     if any(len(arm) != path_len for arm in arms) or len(arms) * (path_len - 1) != len(tails):
-        raise ValueError(f"the edges are no path-star graph: the arms from the start {start} differ in length, or edges lie off them")
+        raise ValueError(
+            f"the edges are no path-star graph: the arms from the start {start} differ in length, or edges lie off them"
+        )
     if path not in arms:
         raise ValueError(f"the path {','.join(map(str, path))} is no arm of the graph")
     if path[-1] != goal:

@@ -118,7 +118,9 @@ def hits_of(model, prefix, path, s):
         written = in_order(write_on(model, first, l, copy.deepcopy(cache)))
         forced = in_order(follow(model, first, in_order(path), copy.deepcopy(cache)))
         if not s["reverse"] and deg > 1:
-            wrong = arms[torch.arange(len(arms)), (is_goal_arm.int().argmax(dim=1) + 1) % deg]  # the arm after the goal's
+            wrong = arms[
+                torch.arange(len(arms)), (is_goal_arm.int().argmax(dim=1) + 1) % deg
+            ]  # the arm after the goal's
             # Greedy decoding from its first node walks this arm exactly if each revealed node is followed by the next.
             hits["cheat_rate"] = (follow(model, first, wrong, cache) == wrong)[:, 2:].all(dim=1)
 

@@ -49,7 +49,9 @@ class Attention(nn.Module):
         self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd, bias=False)  # makes queries, keys and values
         self.c_proj = nn.Linear(config.n_embd, config.n_embd, bias=False)
         # The share of the token before, for each channel of the keys and then of the values.
-        odd = torch.arange(config.n_head).repeat_interleave(config.n_embd // config.n_head) % 2  # (C,): is its head odd?
+        odd = (
+            torch.arange(config.n_head).repeat_interleave(config.n_embd // config.n_head) % 2
+        )  # (C,): is its head odd?
         self.shift = nn.Parameter(0.1 + 0.8 * torch.cat([odd, 1 - odd])) if config.token_shift else None
 
     def forward(self, x, num_queries, cache=None):
@@ -57,10 +59,10 @@ class Attention(nn.Module):
         B, T, C = x.shape
         to_query, to_key_value = self.c_attn.weight.split([C, 2 * C])
         q = F.linear(x[:, T - num_queries :], to_query)  # (B, num_queries, C)
-        before = x.new_zeros(B, 1, C) if cache is None else cache.swap_last(x[:, -1:])
-        kv = F.linear(torch.cat([before, x], dim=1), to_key_value)  # (B, 1 + T, 2 C): keys, then values
-        kv = kv[:, 1:].lerp(kv[:, :-1], self.shift) if self.shift is not None else kv[:, 1:]
-        k, v = kv.split(C, dim=2)
+        last = x.new_zeros(B, 1, C) if cache is None else cache.swap_last(x[:, -1:])
+        kv = F.linear(torch.cat([last, x], dim=1), to_key_value)  # (B, 1 + T, 2 C): keys, then values
+        now, before = kv[:, 1:], kv[:, :-1]
+        k, v = (now if self.shift is None else now.lerp(before, self.shift.to(kv.dtype))).split(C, dim=2)
         q, k, v = (part.unflatten(2, (self.n_head, -1)).transpose(1, 2) for part in (q, k, v))  # (B, H, …, D)
         if cache is not None:
             k, v = cache.append(k, v)  # (B, H, S, D), with S tokens so far

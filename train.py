@@ -53,7 +53,10 @@ SETTINGS = {
         reverse=(False, "write the path from the goal to the start; alone it is --objective reverse"),
         teacherless=(False, "short for --objective teacherless"),
         multi=(False, "short for --objective multi"),
-        n_future=(0, "with --multi: output heads, head k predicts the token k ahead; 0: 4, or path_len if that is less"),
+        n_future=(
+            0,
+            "with --multi: output heads, head k predicts the token k ahead; 0: 4, or path_len if that is less",
+        ),
         only_difficult=(False, "train on the loss of the first step alone"),
     ),
     "the model": dict(
@@ -111,7 +114,13 @@ def parse_command_line(argv):
             else:
                 shown = f" (default: {default})" if default else ""
                 metavar = None if name in CHOICES else {int: "N", float: "X", str: "NAME"}[type(default)]
-                flags.add_argument(f"--{name}", type=type(default), choices=CHOICES.get(name), metavar=metavar, help=explanation + shown)
+                flags.add_argument(
+                    f"--{name}",
+                    type=type(default),
+                    choices=CHOICES.get(name),
+                    metavar=metavar,
+                    help=explanation + shown,
+                )
     parser.error = refuse  # one sentence, without the list of flags
     return vars(parser.parse_args(argv))
 
@@ -143,21 +152,28 @@ def name_objective(given):
 
 def check_settings(s):
     """Raise a ValueError, one sentence with the value and the remedy, when the settings cannot hold."""
-    for name, least in dict(n_test=1, n_future=1, n_layer=1, n_head=1, n_embd=1, batch_size=1, steps=1, eval_every=1,
-                            n_train=0, warmup=0, seed=0, threads=0).items():
+    at_least_1 = "n_test", "n_future", "n_layer", "n_head", "n_embd", "batch_size", "steps", "eval_every"
+    at_least_0 = "n_train", "warmup", "seed", "threads"
+    for name, least in [(name, 1) for name in at_least_1] + [(name, 0) for name in at_least_0]:
         if s[name] < least:
             raise ValueError(f"--{name} is {s[name]}; give {least} or more")
     if not 0 < s["lr"] < math.inf:
         raise ValueError(f"--lr is {s['lr']}; give a number above 0")
     data.check_sizes(s["deg"], s["path_len"], s["num_nodes"])
     if s["model"] == "gpt" and s["n_embd"] % s["n_head"]:
-        raise ValueError(f"--n_embd {s['n_embd']} cannot be shared out over --n_head {s['n_head']} heads; give a multiple of it")
+        raise ValueError(
+            f"--n_embd {s['n_embd']} cannot be shared out over --n_head {s['n_head']} heads; give a multiple of it"
+        )
     if s["n_future"] > 1 and s["objective"] != "multi":
         raise ValueError(f"--n_future {s['n_future']} needs --multi: the other objectives have one output head")
     if s["n_future"] > s["path_len"]:
-        raise ValueError(f"--n_future {s['n_future']} is more than the {s['path_len']} tokens of a path; give at most that")
+        raise ValueError(
+            f"--n_future {s['n_future']} is more than the {s['path_len']} tokens of a path; give at most that"
+        )
     if s["train_file"] and s["n_train"]:
-        raise ValueError(f"--train_file {s['train_file']} and --n_train {s['n_train']} both say what to train on; give one")
+        raise ValueError(
+            f"--train_file {s['train_file']} and --n_train {s['n_train']} both say what to train on; give one"
+        )
     if s["eval_only"] and not s["resume"]:
         raise ValueError("--eval_only needs --resume and the folder of the run whose checkpoint is to be evaluated")
     try:
@@ -192,7 +208,9 @@ def read_files(s, given):
         deg = prefix.shape[1] // 3 // (path_len - 1)
         for name, value in (("deg", deg), ("path_len", path_len)):
             if given.setdefault(name, value) != value:
-                raise ValueError(f"--{name} is {given[name]}, but in {s[flag]} it is {value}; leave the flag out or give another file")
+                raise ValueError(
+                    f"--{name} is {given[name]}, but in {s[flag]} it is {value}; leave the flag out or give another file"
+                )
             s[name] = value
     return files
 
@@ -220,7 +238,9 @@ def prepare_graphs(s, files):
     elif s["n_train"]:
         train = data.sample_new_graphs(s["n_train"], *shape, generator_for(s["seed"], FIXED), forbidden)
     if train and s["batch_size"] > len(train[0]):
-        raise ValueError(f"--batch_size {s['batch_size']} is more than the {len(train[0])} training graphs; give a smaller one")
+        raise ValueError(
+            f"--batch_size {s['batch_size']} is more than the {len(train[0])} training graphs; give a smaller one"
+        )
     return test, train, forbidden
 
 
@@ -253,7 +273,11 @@ def make_model(s):
     if s["model"] == "mamba":
         return Mamba(MambaConfig(V, n_layer=s["n_layer"], n_embd=s["n_embd"], n_future=s["n_future"], scan=s["scan"]))
     T = data.prefix_length(s["deg"], s["path_len"]) + s["path_len"] - 1
-    return GPT(GPTConfig(V, T, s["n_layer"], s["n_head"], s["n_embd"], n_future=s["n_future"], token_shift=not s["no_token_shift"]))
+    return GPT(
+        GPTConfig(
+            V, T, s["n_layer"], s["n_head"], s["n_embd"], n_future=s["n_future"], token_shift=not s["no_token_shift"]
+        )
+    )
 
 
 def make_optimizers(model, s):
@@ -409,7 +433,9 @@ def show_progress(record, step, loss, seconds, s):
 def conclude(record, folder, s):
     """Three sentences for a human: what was trained, what it reached against chance, where the log is."""
     kind = "Transformer" if s["model"] == "gpt" else "Mamba"
-    time_taken = f"{record['seconds'] / 60:.1f} minutes" if record["seconds"] > 90 else f"{record['seconds']:.0f} seconds"
+    time_taken = (
+        f"{record['seconds'] / 60:.1f} minutes" if record["seconds"] > 90 else f"{record['seconds']:.0f} seconds"
+    )
     print(
         f"\nA {kind} of {s['n_layer']} layers saw {record['graphs']:,} graphs G({s['deg']},{s['path_len']}) with the"
         f" objective {run_name(s)!r}, in {time_taken}.\nOf {s['n_test']:,} graphs that it had not seen, it solves"
@@ -433,7 +459,9 @@ def new_folder(s):
     if s["out_dir"]:
         folder = Path(s["out_dir"])
         if (folder / "log.jsonl").exists():
-            raise ValueError(f"--out_dir {folder} holds a run already; give another folder, or go on with it by --resume {folder}")
+            raise ValueError(
+                f"--out_dir {folder} holds a run already; give another folder, or go on with it by --resume {folder}"
+            )
         folder.mkdir(parents=True, exist_ok=True)
         return folder
     name = f"{run_name(s)}_{s['model']}_deg_{s['deg']}_path_{s['path_len']}_nodes_{s['num_nodes']}_seed_{s['seed']}"
@@ -457,7 +485,9 @@ def write_whole(path, write):
         os.replace(temporary, path)
     except (OSError, RuntimeError) as fault:  # torch.save raises RuntimeError when the disk is full
         temporary.unlink(missing_ok=True)
-        raise OSError(f"{path} could not be written ({str(fault).splitlines()[0]}); what was there before is whole") from None
+        raise OSError(
+            f"{path} could not be written ({str(fault).splitlines()[0]}); what was there before is whole"
+        ) from None
 
 
 def append_line(path, record):
@@ -541,7 +571,9 @@ def settle(given):
         for name, value in given.items():
             if value != s[name] and name not in MAY_CHANGE_ON_RESUME:
                 may = ", ".join(f"--{name}" for name in MAY_CHANGE_ON_RESUME[:-2])
-                raise ValueError(f"--{name} {value} cannot change on --resume: this run has {s[name]}. Leave it out; what may change is {may}")
+                raise ValueError(
+                    f"--{name} {value} cannot change on --resume: this run has {s[name]}. Leave it out; what may change is {may}"
+                )
         s |= given
         files = read_files(s, {})
     else:

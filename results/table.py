@@ -26,8 +26,14 @@ def table(runs):
         s = run["s"]
         name = s["objective"] + ", only the first step" * s["only_difficult"] + ", plain GPT" * s["no_token_shift"]
         name += ", AdamW" * (s["optimizer"] == "adamw")
-        name += ", reversed" * (s["reverse"] and s["objective"] != "reverse") + f", n = {s['n_future']}" * (s["n_future"] > 1)
-        order = ("gpt", "mamba").index(s["model"]), run["graph"], ("next", "reverse", "teacherless", "multi").index(s["objective"])
+        name += ", reversed" * (s["reverse"] and s["objective"] != "reverse") + f", n = {s['n_future']}" * (
+            s["n_future"] > 1
+        )
+        order = (
+            ("gpt", "mamba").index(s["model"]),
+            run["graph"],
+            ("next", "reverse", "teacherless", "multi").index(s["objective"]),
+        )
         kinds.setdefault((*order, name, s["steps"] * s["batch_size"]), []).append(run)
     return "\n".join([HEAD, *(row(kind, kinds[kind]) for kind in sorted(kinds))])
 
@@ -43,9 +49,18 @@ def row(kind, runs):
     rest = [min(end["forced_accuracy"][:1] + end["forced_accuracy"][2:]) for end in ends]
     cheat = [end["cheat_rate"] for end in ends if "cheat_rate" in end]
     cells = [
-        ("GPT", "Mamba")[model], f"G({deg},{path_len})", num_nodes, name, len(runs), f"{median(end['graphs'] for end in ends):,.0f}",
-        f"{median(end['seconds'] for end in ends) / 60:.1f}", share([end["accuracy"] for end in ends]),
-        share([end["difficult"] for end in ends]), share(rest), share(cheat) if cheat else "", f"{1 / deg:.0%}",
+        ("GPT", "Mamba")[model],
+        f"G({deg},{path_len})",
+        num_nodes,
+        name,
+        len(runs),
+        f"{median(end['graphs'] for end in ends):,.0f}",
+        f"{median(end['seconds'] for end in ends) / 60:.1f}",
+        share([end["accuracy"] for end in ends]),
+        share([end["difficult"] for end in ends]),
+        share(rest),
+        share(cheat) if cheat else "",
+        f"{1 / deg:.0%}",
     ]
     return "| " + " | ".join(map(str, cells)) + " |"
 

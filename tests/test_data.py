@@ -217,7 +217,9 @@ def test_ten_thousand_mutations_are_each_a_graph_or_refused(tmp_path):
         accepted += 1
         ends = 2 * deg * (path_len - 1)
         edges = torch.tensor(numbers[:ends]).view(1, -1, 2)
-        prefix = data.write_prefix(edges, torch.tensor(numbers[ends : ends + 1]), torch.tensor(numbers[ends + 1 : ends + 2]), 10)
+        prefix = data.write_prefix(
+            edges, torch.tensor(numbers[ends : ends + 1]), torch.tensor(numbers[ends + 1 : ends + 2]), 10
+        )
         check_graph_slowly(prefix[0].tolist(), numbers[ends + 2 :], deg, path_len, 10)
     assert accepted  # some mutations leave a graph, such as a label replaced by an unused one
 

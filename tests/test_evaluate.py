@@ -102,8 +102,17 @@ def test_cached_decoding_writes_what_full_recomputation_writes(kind):
 
 
 @pytest.mark.parametrize("kind", ["gpt", "mamba"])
-@pytest.mark.parametrize("objective, reverse", [("next", False), ("reverse", True), ("teacherless", False),
-                                                ("teacherless", True), ("multi", False), ("multi", True)])
+@pytest.mark.parametrize(
+    "objective, reverse",
+    [
+        ("next", False),
+        ("reverse", True),
+        ("teacherless", False),
+        ("teacherless", True),
+        ("multi", False),
+        ("multi", True),
+    ],
+)
 def test_teacher_forced_accuracy_and_cheat_rate_by_the_long_way(kind, objective, reverse):
     n_future = 3 if objective == "multi" else 1
     model, (prefix, path) = random_model(kind, n_future), graphs(60)

@@ -18,8 +18,26 @@ import data
 import train
 
 HOME = Path(train.__file__).parent
-TINY = ["--n_layer", "2", "--n_head", "2", "--n_embd", "16", "--path_len", "4", "--num_nodes", "12", "--n_test", "50",
-        "--batch_size", "8", "--threads", "1", "--device", "cpu"]
+TINY = [
+    "--n_layer",
+    "2",
+    "--n_head",
+    "2",
+    "--n_embd",
+    "16",
+    "--path_len",
+    "4",
+    "--num_nodes",
+    "12",
+    "--n_test",
+    "50",
+    "--batch_size",
+    "8",
+    "--threads",
+    "1",
+    "--device",
+    "cpu",
+]
 
 
 def run(*flags, tiny=TINY):
@@ -136,7 +154,17 @@ def test_files_train_and_test_and_share_no_graph(tmp_path, capsys):
     prefix, path = data.sample_graphs(60, 3, 3, 12, torch.Generator().manual_seed(5))
     train_file = write_file(tmp_path / "train.txt", prefix[:40], path[:40])
     test_file = write_file(tmp_path / "test.txt", prefix[30:], path[30:])
-    run("--train_file", train_file, "--test_file", test_file, "--steps", 2, "--out_dir", tmp_path / "r", tiny=TINY[:6] + TINY[8:10] + TINY[12:])
+    run(
+        "--train_file",
+        train_file,
+        "--test_file",
+        test_file,
+        "--steps",
+        2,
+        "--out_dir",
+        tmp_path / "r",
+        tiny=TINY[:6] + TINY[8:10] + TINY[12:],
+    )
     assert f"{train_file}: 10 of its 40 graphs are test graphs, and left out" in capsys.readouterr().out
     config = json.loads((tmp_path / "r" / "config.json").read_text())
     assert (config["deg"], config["path_len"], config["n_test"]) == (3, 3, 30)
@@ -225,7 +253,9 @@ def test_ctrl_c_leaves_a_checkpoint_between_evaluations_and_the_run_goes_on_from
     run(*common, "--out_dir", tmp_path / "whole")
     process = subprocess.Popen(
         [sys.executable, HOME / "train.py", *TINY, *common, "--out_dir", tmp_path / "broken"],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     while not (tmp_path / "broken" / "ckpt.pt").exists():
         assert process.poll() is None, process.stderr.read()
@@ -294,7 +324,12 @@ def refusal(capsys, *flags, tiny=TINY):
     with pytest.raises(SystemExit) as end:
         run(*flags, tiny=tiny)
     out, message = capsys.readouterr()
-    assert end.value.code == 2 and message.startswith("train.py: ") and message.count("\n") == 1 and "Traceback" not in message
+    assert (
+        end.value.code == 2
+        and message.startswith("train.py: ")
+        and message.count("\n") == 1
+        and "Traceback" not in message
+    )
     return message
 
 
@@ -348,11 +383,15 @@ def test_files_that_do_not_fit_are_refused(tmp_path, capsys):
     (tmp_path / "bad.txt").write_text("1,2|3\n")
     (tmp_path / "empty.txt").write_text("")
     free = ["--threads", "1", "--num_nodes", "12"]
-    assert "bad.txt, line 1: '1,2|3' … is not of the form" in refusal(capsys, "--test_file", tmp_path / "bad.txt", tiny=free)
+    assert "bad.txt, line 1: '1,2|3' … is not of the form" in refusal(
+        capsys, "--test_file", tmp_path / "bad.txt", tiny=free
+    )
     assert "empty.txt is empty" in refusal(capsys, "--train_file", tmp_path / "empty.txt", tiny=free)
     assert "--path_len is 4, but in" in refusal(capsys, "--train_file", good, "--test_file", other, tiny=free)
     assert "--deg is 3, but in" in refusal(capsys, "--test_file", good, "--deg", 3, tiny=free)
-    assert "0 training graphs" in refusal(capsys, "--train_file", good, "--test_file", good, "--batch_size", 8, tiny=free)
+    assert "0 training graphs" in refusal(
+        capsys, "--train_file", good, "--test_file", good, "--batch_size", 8, tiny=free
+    )
     assert "label" in refusal(capsys, "--test_file", good, "--num_nodes", 7, tiny=free[:2])
     assert "both say what to train on" in refusal(capsys, "--train_file", good, "--n_train", 20, tiny=free)
 

@@ -1,0 +1,33 @@
+"""What the README and results/README.md say was measured is what the committed logs say."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HOME = Path(__file__).resolve().parent.parent
+
+
+@pytest.mark.parametrize("name", ["README.md", "results/README.md"])
+def test_the_table_is_made_from_the_logs(name):
+    made = subprocess.run([sys.executable, HOME / "results" / "table.py"], capture_output=True, text=True, check=True)
+    text = (HOME / name).read_text(encoding="utf-8")
+    shown = text.split("<!-- results/table.py begins -->\n")[1].split("\n<!-- results/table.py ends -->")[0]
+    assert shown == made.stdout.rstrip("\n") and made.stdout.count("\n") > 4
+
+
+def test_every_committed_run_is_one_of_the_listed_command_lines_and_complete():
+    lines = [line.split() for line in (HOME / "results" / "runs.txt").read_text().splitlines()]
+    listed = {line[1]: line[2:] for line in lines}
+    runs = [path.parent for path in sorted((HOME / "results").glob("*/config.json"))]
+    assert sorted(listed) == [f"results/{run.name}" for run in runs]
+    for run in runs:
+        config = json.loads((run / "config.json").read_text())
+        last = json.loads((run / "log.jsonl").read_text().splitlines()[-1])
+        assert last["step"] == config["steps"]
+        flags = listed[f"results/{run.name}"]
+        for name, value in zip(flags, flags[1:] + ["--"]):
+            if name.startswith("--") and name[2:] in config and not isinstance(config[name[2:]], bool):
+                assert str(config[name[2:]]) == value
