@@ -1,18 +1,15 @@
 """Muon: momentum whose step is made orthogonal (Jordan et al. 2024), for the matrices inside a network's blocks.
 
 The gradient of a matrix is dominated by a few directions, those that already help; an orthogonal step moves along
-all directions alike. On a plateau, where what will help is still faint, that is the difference between minutes and
-hours: results/README.md has the measurement against AdamW.
+all directions alike. On a plateau, what will help is still faint among them.
 """
 
 import torch
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum whose step is made orthogonal, for hidden matrices (Jordan et al. 2024, "Muon").
+    """The optimiser. Matrices of equal shape are made orthogonal in one batch, which costs less than one by one.
 
-    The gradient of a matrix is dominated by a few directions; an orthogonal step moves along all of them alike, which
-    shortens the plateau. Matrices of equal shape are made orthogonal in one batch: on a CPU that halves the cost.
     A parameter group's `pieces` is the number of matrices that each of its parameters holds, stacked by rows.
     """
 

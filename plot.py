@@ -313,16 +313,17 @@ def positions(runs):
     names = ["start"] + [f"v{i}" for i in range(1, l - 1)] + ["goal"]
     inner = range(1, max(2, l - 1))  # the start and the goal can be copied from the end of the prefix
 
-    def finding(objective, order):
-        never = [names[i] for i in inner if order[i] == math.inf]
-        if never:
-            return f"{objective} never learns {listed(never)}"
+    def finding(objective, seeds):
+        order = learning_order(seeds)
+        missed = [names[i] for i in inner if order[i] == math.inf]
+        if missed:
+            return f"{objective} does not learn {listed(missed)} in {seeds[0]['log'][-1]['step']} steps"
         steps = sorted({order[i] for i in inner})
         together = [listed([names[i] for i in inner if order[i] == step]) for step in steps]
         return f"{objective} learns {', then '.join(together)}"
 
     cells = {m: split(group, "objective") for m, group in rows.items()}
-    findings = {m: [finding(o, learning_order(seeds)) for o, seeds in row.items()] for m, row in cells.items()}
+    findings = {m: [finding(o, seeds) for o, seeds in row.items()] for m, row in cells.items()}
     title = by_model({m: "; ".join(sentences) for m, sentences in findings.items()})
     note = small_print(runs) + " Steps: first at 90%. Only next sees the true path so far."
     fig, axes = new_figure(title, note, 1.6 + 4 * len(cells), len(cells), max(map(len, cells.values())), right=2.2)
@@ -339,7 +340,7 @@ def positions(runs):
                 style = {"color": [c + (1 - c) * tint for c in to_rgb(COLOR[o])], "lw": 4 if i == 1 else 2.5}
                 style["ls"] = "-" if i == 1 else (0, ((1, 1), (8, 1), (5, 1.5), (5, 1.5, 1, 1.5), (2, 1))[i % 5])
                 _, y = draw_seeds(ax, seeds, lambda r: r["step"], lambda r: r["forced_accuracy"][i], **style)
-                labels.append((y, f"{names[i]}: {'never' if order[i] == math.inf else f'step {order[i]}'}", style))
+                labels.append((y, f"{names[i]}: {'not yet' if order[i] == math.inf else f'step {order[i]}'}", style))
             label_right(ax, labels)
             ax.set(title=f"{MODELS[m]}, {o}", xlabel="training step")
         axes_row[0].set_ylabel("accuracy of each token")

@@ -168,7 +168,7 @@ def test_learning_order_is_the_first_step_at_90_percent(runs):
     assert order("teacherless") == [60, 50, 40, 30, 20]
     assert order("next") == [60, math.inf, 40, 30, 20]
     title = plot.positions(group).texts[0].get_text().replace("\n", " ")
-    assert title == "GPT and Mamba: next never learns v1; teacherless learns v3, then v2, then v1"
+    assert title == "GPT and Mamba: next does not learn v1 in 100 steps; teacherless learns v3, then v2, then v1"
 
 
 def test_titles_say_what_the_logs_say_even_if_it_is_another_finding(tmp_path):
