@@ -58,7 +58,7 @@ def decode_by_drafts(model, prefix, length):
     Arguments: prefix (1, P), int64: one graph, since each would keep a different number of drafts; length, in tokens.
     Returns: the path (1, length), int64, and the number of passes, the prefix's among them.
     """
-    cache = model.new_cache(1, prefix.shape[1] + length + model.config.n_future)
+    cache = model.new_cache(1, prefix.shape[1] + length - 1)
     unread, drafts, tokens, passes = prefix, prefix[:, :0], prefix[:, :0], 0
     while tokens.shape[1] < length:
         saved = copy.deepcopy(cache)
@@ -74,8 +74,8 @@ def decode_by_drafts(model, prefix, length):
         else:  # the cache has read drafts that were wrong: go back, and read what was right with the next drafts
             cache, unread = saved, torch.cat([unread, new], dim=1)
         drafts = torch.cat([said[:, kept : kept + 1] for said in says[1:]] + [prefix[:, :0]], dim=1)
-        drafts = drafts[:, : length - tokens.shape[1] - 1] if length > tokens.shape[1] else drafts[:, :0]
-    return tokens[:, :length], passes
+        drafts = drafts[:, : length - tokens.shape[1] - 1]  # a pass writes one token more than it keeps drafts
+    return tokens, passes
 
 
 @torch.no_grad()
@@ -118,9 +118,8 @@ def hits_of(model, prefix, path, s):
         written = in_order(write_on(model, first, l, copy.deepcopy(cache)))
         forced = in_order(follow(model, first, in_order(path), copy.deepcopy(cache)))
         if not s["reverse"] and deg > 1:
-            wrong = arms[
-                torch.arange(len(arms)), (is_goal_arm.int().argmax(dim=1) + 1) % deg
-            ]  # the arm after the goal's
+            after_goal_arm = (is_goal_arm.int().argmax(dim=1) + 1) % deg  # (B,)
+            wrong = arms[torch.arange(len(arms)), after_goal_arm]  # (B, l)
             # Greedy decoding from its first node walks this arm exactly if each revealed node is followed by the next.
             hits["cheat_rate"] = (follow(model, first, wrong, cache) == wrong)[:, 2:].all(dim=1)
 

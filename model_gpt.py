@@ -29,7 +29,7 @@ class GPTConfig:
     n_layer: int = 6
     n_head: int = 4
     n_embd: int = 64
-    mlp_ratio: int = 1  # width of the MLP, in n_embd; GPT-2 has 4, which costs more and here learns no faster
+    mlp_ratio: int = 1  # width of the MLP, in n_embd; GPT-2 has 4; here 2 cost more and learned no faster
     n_future: int = 1  # output heads; head k predicts the token k ahead
     token_shift: bool = True  # see Attention
 
@@ -49,10 +49,8 @@ class Attention(nn.Module):
         self.n_head = config.n_head
         self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd, bias=False)  # makes queries, keys and values
         self.c_proj = nn.Linear(config.n_embd, config.n_embd, bias=False)
-        # The share of the token before, for each channel of the keys and then of the values.
-        odd = (
-            torch.arange(config.n_head).repeat_interleave(config.n_embd // config.n_head) % 2
-        )  # (C,): is its head odd?
+        # The share of the token before, for each channel of the keys and then of the values; odd (C,): is its head odd?
+        odd = torch.arange(config.n_head).repeat_interleave(config.n_embd // config.n_head) % 2
         self.shift = nn.Parameter(0.1 + 0.8 * torch.cat([odd, 1 - odd])) if config.token_shift else None
 
     def forward(self, x, num_queries, cache=None):

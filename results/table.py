@@ -12,7 +12,7 @@ from pathlib import Path
 HOME = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(HOME))
 
-from plot import find_runs, median, split  # noqa: E402
+from plot import MODELS, OBJECTIVES, find_runs, median  # noqa: E402
 
 BEGIN, END = "<!-- results/table.py begins -->", "<!-- results/table.py ends -->"
 HEAD = """| model | graph | labels | objective | seeds | graphs seen | minutes | exact match | first step | the rest, forced | cheat rate | chance |
@@ -29,11 +29,7 @@ def table(runs):
         name += ", reversed" * (s["reverse"] and s["objective"] != "reverse") + f", n = {s['n_future']}" * (
             s["n_future"] > 1
         )
-        order = (
-            ("gpt", "mamba").index(s["model"]),
-            run["graph"],
-            ("next", "reverse", "teacherless", "multi").index(s["objective"]),
-        )
+        order = list(MODELS).index(s["model"]), run["graph"], OBJECTIVES.index(s["objective"])
         kinds.setdefault((*order, name, s["steps"] * s["batch_size"]), []).append(run)
     return "\n".join([HEAD, *(row(kind, kinds[kind]) for kind in sorted(kinds))])
 
@@ -43,8 +39,8 @@ def row(kind, runs):
     model, (deg, path_len, num_nodes), _, name, _ = kind
     ends = [run["log"][-1] for run in runs]
 
-    def share(values, worst=min):
-        return f"{median(values):.1%}" + (f" ({worst(values):.1%})" if len(values) > 1 else "")
+    def share(values):
+        return f"{median(values):.1%}" + (f" ({min(values):.1%})" if len(values) > 1 else "")
 
     # Where only the first step was trained, what is written before it is noise: there it is measured after the true start.
     alone = runs[0]["s"]["only_difficult"]
@@ -52,7 +48,7 @@ def row(kind, runs):
     rest = [min(end["forced_accuracy"][:1] + end["forced_accuracy"][2:]) for end in ends]
     cheat = [end["cheat_rate"] for end in ends if "cheat_rate" in end]
     cells = [
-        ("GPT", "Mamba")[model],
+        list(MODELS.values())[model],
         f"G({deg},{path_len})",
         num_nodes,
         name,
