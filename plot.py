@@ -463,11 +463,12 @@ def attention(run):
     grid = torch.stack([part.sum(dim=0) for part in parts]).numpy()  # (columns, layers * H)
     names = [f"{a}→{b}" for a, b in steps] + [f"start {path[0]}", f"goal {path[-1]} =", "$"]
     best = (grid * 100).round().argmax(axis=1)  # the strongest head for each column; the first of equal ones
-    framed = [len(names) - 2, *range(l - 2, 0, -1)]  # columns: the goal, then back along the path
+    back = [len(names) - 2, *range(l - 2, 0, -1)]  # columns: the goal, then back along the path
+    framed = [i for i in back if grid[i, best[i]] >= 0.5]  # less than half of a head's attention is no look
     who = lambda i: f"layer {best[i] // H + 1} head {best[i] % H + 1} looks at {names[i]} ({grid[i, best[i]]:.0%})"
-    title = "To find the first step, " + ", ".join(map(who, framed[:3]))
+    title = "To find the first step, " + (", ".join(map(who, framed)) or "no head looks back along the path")
     note = f"Attention, white 0 to dark 1. The path {'-'.join(map(str, path))} is written {('wrong', 'right')[right]}."
-    note += " Framed: the strongest head for the goal and each step."
+    note += " Framed: at least half on the goal or on a step back."
     fig, axes = new_figure(title, note, 7.5, right=0.3)
     ax = axes[0, 0]
     ax.imshow(grid.T, cmap="Blues", vmin=0, vmax=1, aspect="auto")
