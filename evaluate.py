@@ -7,6 +7,7 @@ wherever the path so far is revealed to it, walks any arm it is put on to the en
 import copy
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 
 import data
@@ -91,15 +92,19 @@ def evaluate(model, prefix, path, s):
     wrong_arm, no_path  the two kinds of mistake: another arm of the graph, or no arm at all
     head_accuracy       multi: row k is output head k + 1, teacher-forced; each place is the token it speaks of
 
-    Arguments: prefix (M, P) and path (M, l), int64; s, the settings. Returns: a dict of floats and lists of floats.
+    Arguments: prefix (M, P) and path (M, l), int64; s, the settings. Under torchrun, each process has its share of the
+        graphs, and all get the numbers of the whole. Returns: a dict of floats and lists of floats.
     """
-    totals = {}
+    totals, count = {}, torch.tensor(len(path), device=path.device)
     model.eval()
     for i in range(0, len(path), GRAPHS_AT_ONCE):
         for name, hits in hits_of(model, prefix[i : i + GRAPHS_AT_ONCE], path[i : i + GRAPHS_AT_ONCE], s).items():
             totals[name] = totals.get(name, 0) + hits.sum(dim=0)
     model.train()
-    return {name: (total.double() / len(path)).tolist() for name, total in totals.items()}
+    if dist.is_initialized():
+        for total in (count, *totals.values()):
+            dist.all_reduce(total)
+    return {name: (total / count.double()).tolist() for name, total in totals.items()}
 
 
 def hits_of(model, prefix, path, s):

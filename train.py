@@ -7,10 +7,12 @@
     python train.py --help           everything else
 
 A run leaves one folder with log.jsonl (a line an evaluation), config.json (every setting) and ckpt.pt. This file in
-order: the settings, the graphs, the optimisers and the loss, the loop, what is printed, the files, main.
+order: the settings, the graphs, the optimisers and the loss, the loop, several processes, what is printed, the
+files, main.
 """
 
 import argparse
+import atexit
 import functools
 import json
 import math
@@ -20,10 +22,12 @@ import signal
 import sys
 import threading
 import time
+import zipfile
 from pathlib import Path
 
 import numpy
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 
 import data
@@ -338,7 +342,8 @@ def train(s, folder, test, train_graphs, forbidden, checkpoint=None):
     FloatingPointError when the loss is no longer a number, with nothing saved over the last checkpoint; OSError.
     """
     device = torch.device(s["device"])
-    test = [part.to(device) for part in test]
+    rank, world = this_process()
+    test = [part[rank::world].to(device) for part in test]
     model = make_model(s).to(device)
     optimizers = make_optimizers(model, s)
     step, loss, seconds = restore(model, optimizers, checkpoint) if checkpoint else (0, None, 0.0)
@@ -351,7 +356,7 @@ def train(s, folder, test, train_graphs, forbidden, checkpoint=None):
 
     began = time.monotonic() - seconds  # as if a resumed run had been in one piece
     tokens, training_seconds = 0, 0.0  # since the last evaluation
-    record = None
+    record, stop = None, False
     while True:
         if step % s["eval_every"] == 0 or step == s["steps"]:
             with autocast:
@@ -366,15 +371,18 @@ def train(s, folder, test, train_graphs, forbidden, checkpoint=None):
                 "tokens_per_second": round(tokens / training_seconds) if tokens else None,
             }
             tokens, training_seconds = 0, 0.0
-            append_line(folder / "log.jsonl", record)
-            save_checkpoint(folder, step, loss, record["seconds"], model, optimizers, s)
+            if rank == 0:
+                append_line(folder / "log.jsonl", record)
+                save_checkpoint(folder, step, loss, record["seconds"], model, optimizers, s)
         if record:
             show_progress(record, step, loss, time.monotonic() - began, s)
         if step == s["steps"]:
             return record
-        if interrupted.is_set():
-            save_checkpoint(folder, step, loss, time.monotonic() - began, model, optimizers, s)
-            sys.exit(f"\nStopped at step {step}. Go on with: python train.py --resume {folder}")
+        if stop:
+            if rank == 0:
+                save_checkpoint(folder, step, loss, time.monotonic() - began, model, optimizers, s)
+                print(f"\nStopped at step {step}. Go on with: python train.py --resume {folder}", file=sys.stderr)
+            sys.exit(1)
 
         step_began = time.monotonic()
         prefix, path = batch_of(step, s, train_graphs, forbidden)
@@ -384,11 +392,12 @@ def train(s, folder, test, train_graphs, forbidden, checkpoint=None):
             kept, targets = targets[:, difficult].clone(), torch.full_like(targets, data.IGNORE)
             targets[:, difficult] = kept
         with autocast:
-            loss = add_gradients(model, inputs.to(device), targets.to(device))
+            loss = add_gradients(model, inputs[rank::world].to(device), targets[rank::world].to(device))
+        loss, stop = share_gradients(model, loss, interrupted.is_set())
         if not math.isfinite(loss):
             raise FloatingPointError(
-                f"the loss is {loss} at step {step}, with --lr {s['lr']}; {folder} keeps the last checkpoint, but with this"
-                " learning rate it would come to the same: start again with a smaller one"
+                f"the loss is {loss} at step {step}, with --lr {s['lr']}; the last checkpoint is kept, but from it the run would"
+                " come to the same: start again with a smaller learning rate"
             )
         for optimizer in optimizers:
             for group in optimizer.param_groups:
@@ -405,10 +414,60 @@ def catch_ctrl_c():
 
     def on_ctrl_c(number, frame):
         interrupted.set()
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        if not dist.is_initialized():  # torchrun passes on to its processes a Ctrl-C that they have had already
+            signal.signal(signal.SIGINT, signal.default_int_handler)
 
     signal.signal(signal.SIGINT, on_ctrl_c)
     return interrupted
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Several processes: torchrun --nproc_per_node=2 train.py … starts this program twice, with RANK and WORLD_SIZE in the
+# environment. All draw the same batch, each learns from its share of it, and all take the same step. (PyTorch's
+# DistributedDataParallel would share the gradients within backward, but add_gradients calls backward many times.)
+
+
+def join_processes(s):
+    """Under torchrun, meet the other processes; only the first of them prints. Raises: ValueError."""
+    world = int(os.environ.get("WORLD_SIZE", 1))
+    if world == 1:
+        return
+    if s["device"] not in ("cpu", "cuda"):
+        raise ValueError(f"--device {s['device']} does not go with {world} processes; give cpu or cuda")
+    if s["batch_size"] % world or s["n_test"] < world:
+        raise ValueError(
+            f"--batch_size {s['batch_size']} and --n_test {s['n_test']} cannot be shared out over {world} processes; give a"
+            f" multiple of {world} and at least {world}"
+        )
+    if s["device"] == "cuda":
+        rank_here, gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+        if rank_here >= gpus:
+            raise ValueError(f"there is no GPU for process {rank_here + 1} of this machine, which has {gpus}; start fewer")
+        torch.cuda.set_device(rank_here)
+    dist.init_process_group("nccl" if s["device"] == "cuda" else "gloo")
+    atexit.register(dist.destroy_process_group)
+    if dist.get_rank() > 0:
+        sys.stdout = open(os.devnull, "w")
+
+
+def this_process():
+    """Returns: this process's number and how many there are; (0, 1) without torchrun."""
+    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+
+
+def share_gradients(model, loss, stop):
+    """Average the gradients over all processes, in place. Returns: the average loss, and whether any wants to stop."""
+    if not dist.is_initialized():
+        return loss, stop
+    gradients = [p.grad for p in model.parameters()]
+    extra = torch.tensor([loss, stop], dtype=torch.float32, device=gradients[0].device)
+    together = torch.cat([g.flatten() for g in gradients] + [extra])  # one message for all of them
+    dist.all_reduce(together)
+    together[:-1] /= dist.get_world_size()
+    parts = together.split([g.numel() for g in gradients] + [1, 1])
+    for g, part in zip(gradients, parts):
+        g.copy_(part.view_as(g))
+    return parts[-2].item(), parts[-1].item() > 0
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -536,8 +595,10 @@ def load_checkpoint(folder):
     if not path.is_file():
         raise ValueError(f"{path} does not exist; --resume needs the folder of a run that has saved a checkpoint")
     try:
+        with zipfile.ZipFile(path) as archive:
+            whole = archive.testzip() is None  # torch.load itself does not look whether the numbers are those written
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        if checkpoint["settings"].keys() == DEFAULTS.keys() - {"teacherless", "multi"}:
+        if whole and checkpoint["settings"].keys() == DEFAULTS.keys() - {"teacherless", "multi"}:
             return checkpoint
     except Exception:  # a damaged file can make torch.load raise nearly anything
         pass
@@ -595,21 +656,28 @@ def main(argv=None):
         s, files, checkpoint = settle(given)
         if s["threads"]:
             torch.set_num_threads(s["threads"])
+        join_processes(s)
         graphs = prepare_graphs(s, files)
         if s["eval_only"]:
             model = make_model(s)
             step, _, _ = restore(model, make_optimizers(model, s), checkpoint)
-            test = [part.to(s["device"]) for part in graphs[0]]
+            rank, world = this_process()
+            test = [part[rank::world].to(s["device"]) for part in graphs[0]]
             print(json.dumps({"step": step, "chance": 1 / s["deg"]} | evaluate(model.to(s["device"]), *test, s)))
             return
-        folder = Path(s["resume"]) if checkpoint else new_folder(s)
-        if checkpoint:
-            keep_lines_before(checkpoint["step"], folder / "log.jsonl")
-        write_config(folder, s)
+        folder = None
+        if this_process()[0] == 0:
+            folder = Path(s["resume"]) if checkpoint else new_folder(s)
+            if checkpoint:
+                keep_lines_before(checkpoint["step"], folder / "log.jsonl")
+            write_config(folder, s)
         record = train(s, folder, *graphs, checkpoint)
     except (ValueError, OSError, FloatingPointError) as fault:
         refuse(fault)
-    conclude(record, folder, s)
+    except KeyboardInterrupt:
+        sys.exit("\ntrain.py: stopped at once; --resume goes on from the run's last checkpoint, if it had come to one")
+    if folder:
+        conclude(record, folder, s)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,17 @@
 """The command line, the loop and its files: what a user is promised, on models that train in a blink."""
 
+import contextlib
+import io
 import json
 import math
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -240,7 +244,7 @@ def test_a_resumed_run_is_the_unbroken_run(tmp_path, monkeypatch, flags):
 
     with monkeypatch.context() as patch:
         patch.setattr(train, "save_checkpoint", save_and_die)
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(SystemExit):
             run(*common, "--out_dir", tmp_path / "broken")
     with open(tmp_path / "broken" / "log.jsonl", "a") as log:
         log.write('{"step": 6, "loss": 1.0}\n{"step": 9, "lo')  # what a kill in the middle of a line leaves
@@ -269,17 +273,29 @@ def test_ctrl_c_leaves_a_checkpoint_between_evaluations_and_the_run_goes_on_from
     assert_same_run(tmp_path / "whole", tmp_path / "broken")
 
 
+def test_a_second_ctrl_c_stops_at_once_and_leaves_the_last_checkpoint(tmp_path, capsys, monkeypatch):
+    def press(*_):
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(train, "add_gradients", press)
+    with pytest.raises(SystemExit) as end:
+        run("--steps", 2, "--out_dir", tmp_path / "r")
+    assert "stopped at once" in str(end.value.code)  # sys.exit prints this sentence, and the exit status is 1
+    assert torch.load(tmp_path / "r" / "ckpt.pt", weights_only=True)["step"] == 0
+
+
 @pytest.mark.slow
 def test_a_run_killed_at_random_moments_can_always_be_resumed(tmp_path):
-    common = ["--steps", "200", "--eval_every", "2"]
+    common = ["--steps", "1000", "--eval_every", "2"]
     run(*common, "--out_dir", tmp_path / "whole")
-    command = [sys.executable, HOME / "train.py"]
+    command, kills = [sys.executable, HOME / "train.py"], 0
     process = subprocess.Popen([*command, *TINY, *common, "--out_dir", tmp_path / "broken"], stdout=subprocess.DEVNULL)
     while not (tmp_path / "broken" / "ckpt.pt").exists():
         time.sleep(0.01)
-    waits = torch.rand(20, generator=torch.Generator().manual_seed(0)).tolist()
-    for wait in waits:
-        time.sleep(0.2 * wait)
+    for wait in torch.rand(50, generator=torch.Generator().manual_seed(0)).tolist():
+        time.sleep(0.1 * wait)
+        kills += process.poll() is None
         process.kill()
         process.wait()
         before = torch.load(tmp_path / "broken" / "ckpt.pt", weights_only=True)["step"]
@@ -289,8 +305,24 @@ def test_a_run_killed_at_random_moments_can_always_be_resumed(tmp_path):
             if torch.load(tmp_path / "broken" / "ckpt.pt", weights_only=True)["step"] > before:
                 break
             time.sleep(0.01)
-    assert process.wait(timeout=120) == 0
+    assert process.wait(timeout=120) == 0 and kills > 40
     assert_same_run(tmp_path / "whole", tmp_path / "broken")
+
+
+@pytest.mark.slow
+def test_memory_stays_flat_over_5000_steps(tmp_path):
+    if not Path("/proc/self/status").exists():
+        pytest.skip("memory in use is read from /proc, which only Linux has")
+    held, real = [], train.append_line
+
+    def note(*arguments):
+        held.append(int(Path("/proc/self/status").read_text().split("VmRSS:")[1].split()[0]))  # kB
+        real(*arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train, "append_line", note)
+        run("--multi", "--n_future", 2, "--steps", 5000, "--eval_every", 500, "--out_dir", tmp_path / "r")
+    assert len(held) == 11 and max(held[2:]) - held[1] < 20_000  # what one step holds is more than 4 kB
 
 
 def test_a_loss_that_is_no_number_stops_the_run_and_saves_nothing(tmp_path, capsys, monkeypatch):
@@ -420,6 +452,12 @@ class Bomb:
         return (Path.write_text, (self.path, "executed"))
 
 
+def members(archive):
+    """The files in a zip archive, or None when it is damaged."""
+    with contextlib.suppress(Exception), zipfile.ZipFile(io.BytesIO(archive)) as z:
+        return {name: z.read(name) for name in z.namelist()}
+
+
 def test_a_damaged_or_hostile_checkpoint_is_one_sentence_and_stays_as_it_is(tmp_path, capsys):
     run("--steps", 1, "--out_dir", tmp_path / "r")
     path = tmp_path / "r" / "ckpt.pt"
@@ -431,7 +469,10 @@ def test_a_damaged_or_hostile_checkpoint_is_one_sentence_and_stays_as_it_is(tmp_
     damaged.append(path.read_bytes())
     torch.save([1, 2], path)
     damaged.append(path.read_bytes())
-    for content in damaged:
+    places = range(100, len(good) - 100, len(good) // 40)
+    flipped = [good[:i] + bytes([good[i] ^ 16]) + good[i + 1 :] for i in places]
+    flipped = [content for content in flipped if members(content) != members(good)]  # some fall into the padding
+    for content in damaged + flipped:
         path.write_bytes(content)
         assert "is damaged or of another version" in refusal(capsys, "--resume", tmp_path / "r", tiny=[])
         assert path.read_bytes() == content and (tmp_path / "r" / "log.jsonl").read_bytes() == log
@@ -449,3 +490,107 @@ def test_a_full_disk_is_one_sentence_and_the_old_checkpoint_is_whole(tmp_path, c
     assert "ckpt.pt could not be written" in message and "what was there before is whole" in message
     assert weights(tmp_path / "r")
     assert not list((tmp_path / "r").glob("*.tmp"))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no limit on the size of a file")
+def test_a_disk_that_fills_while_a_checkpoint_is_written(tmp_path):
+    import resource
+
+    run("--steps", 2, "--out_dir", tmp_path / "r")
+    before = (tmp_path / "r" / "ckpt.pt").read_bytes()
+    room = len(before) // 2
+    done = subprocess.run(
+        [sys.executable, HOME / "train.py", "--resume", tmp_path / "r", "--steps", "4"],
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (room, room)),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert "could not be written" in done.stderr and done.stderr.count("\n") == 1
+    assert (tmp_path / "r" / "ckpt.pt").read_bytes() == before
+    run("--resume", tmp_path / "r", "--steps", 4, tiny=[])  # with room again, it goes on
+    assert lines(tmp_path / "r")[-1]["step"] == 4
+
+
+def test_a_line_of_a_gigabyte_is_refused_without_being_read(tmp_path, capsys):
+    with open(tmp_path / "huge.txt", "w") as file:
+        file.truncate(10**9)  # a file with a hole: it takes no room on the disk
+    began = time.time()
+    assert "huge.txt, line 1: " in refusal(capsys, "--train_file", tmp_path / "huge.txt", tiny=[])
+    assert time.time() - began < 30
+
+
+# ---------------------------------------------------------------------------------------------------------
+# GPU paths, as far as a CPU can show them
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["gpt", "mamba"])
+def test_a_compiled_model_learns_the_same(tmp_path, model):
+    if not any(map(shutil.which, ("g++", "clang++", "cl"))):
+        pytest.skip("torch.compile needs a C++ compiler on a CPU")
+    common = ["--teacherless", "--model", model, "--steps", 3, "--eval_every", 1]
+    run(*common, "--out_dir", tmp_path / "plain"), run(*common, "--compile", "--out_dir", tmp_path / "compiled")
+    for a, b in zip(lines(tmp_path / "plain")[1:], lines(tmp_path / "compiled")[1:], strict=True):
+        assert a["loss"] == pytest.approx(b["loss"], abs=1e-4)
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Several processes
+
+
+def start_two(*flags):
+    """Start train.py in two processes, as one would in a shell."""
+    words = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", HOME / "train.py"]
+    return subprocess.Popen(list(map(str, [sys.executable, *words, *flags])), stderr=subprocess.PIPE, text=True)
+
+
+def test_two_processes_take_the_steps_of_one(tmp_path):
+    common = [*TINY, "--multi", "--n_future", 2, "--steps", 20, "--eval_every", 1]
+    run(*common, "--out_dir", tmp_path / "one", tiny=[])
+    two = start_two(*common, "--out_dir", tmp_path / "two")
+    errors = two.communicate(timeout=120)[1]
+    assert two.returncode == 0, errors
+    assert sorted(os.listdir(tmp_path / "two")) == ["ckpt.pt", "config.json", "log.jsonl"]
+    for a, b in zip(lines(tmp_path / "one"), lines(tmp_path / "two"), strict=True):
+        assert a["graphs"] == b["graphs"] and (a["step"] == 0 or a["loss"] == pytest.approx(b["loss"], abs=1e-5))
+        assert a["position_accuracy"] == pytest.approx(b["position_accuracy"], abs=0.021)  # one graph of 50
+
+
+def test_each_process_has_graphs_of_its_own(monkeypatch, tmp_path):
+    seen = []
+    monkeypatch.setattr(train, "add_gradients", lambda model, inputs, targets: seen.append(inputs) or 1.0)
+    run("--steps", 1, "--out_dir", tmp_path / "whole")
+    for rank in range(2):
+        monkeypatch.setattr(train, "this_process", lambda: (rank, 2))
+        with contextlib.suppress(SystemExit):
+            run("--steps", 1, "--out_dir", tmp_path / str(rank))
+    whole, *parts = ({tuple(row) for row in inputs.tolist()} for inputs in seen)
+    assert parts[0] | parts[1] == whole and not parts[0] & parts[1] and len(parts[0]) == len(parts[1]) == 4
+
+
+def test_what_cannot_be_shared_out_is_refused(monkeypatch, capsys, tmp_path):
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    assert "--batch_size 8 and --n_test 50 cannot be shared out over 3 processes" in refusal(capsys)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert "MASTER_ADDR" in refusal(capsys) or "RANK" in refusal(capsys)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="a process's children are listed in /proc, on Linux")
+def test_a_process_that_dies_ends_the_run_and_ctrl_c_leaves_a_checkpoint(tmp_path):
+    common = [*TINY, "--steps", 100_000, "--eval_every", 100_000]
+    for end in ("kill", "ctrl-c"):
+        two = start_two(*common, "--out_dir", tmp_path / end)
+        while not (tmp_path / end / "ckpt.pt").exists():
+            assert two.poll() is None, two.stderr.read()
+            time.sleep(0.05)
+        time.sleep(1)
+        children = Path(f"/proc/{two.pid}/task/{two.pid}/children").read_text().split()
+        assert len(children) == 2
+        os.kill(*((int(children[1]), signal.SIGKILL) if end == "kill" else (two.pid, signal.SIGINT)))
+        assert two.wait(timeout=90) != 0
+        assert not any(Path(f"/proc/{child}").exists() for child in children)
+    assert torch.load(tmp_path / "kill" / "ckpt.pt", weights_only=True)["step"] == 0
+    assert torch.load(tmp_path / "ctrl-c" / "ckpt.pt", weights_only=True)["step"] > 0
+    run("--resume", tmp_path / "ctrl-c", "--eval_only", tiny=[])  # one process may go on with what two began

@@ -1,0 +1,111 @@
+"""Make a folder to work in: a copy of the lab in which the bodies that the exercises ask for are left out.
+
+    python tests/assignments/blank.py DIR            all of them
+    python tests/assignments/blank.py DIR 3 5        those of exercises 3 and 5 only; the others are written
+
+Signatures, docstrings and everything else stay as they are. ASSIGNMENTS.md says what to do with it.
+"""
+
+import ast
+import shutil
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+HOME = HERE.parent.parent  # the lab
+
+# What is left out: the exercise, the file, the function, and the line that is raised in place of its body.
+BODIES = [
+    (1, "solutions.py", "is_path_star", "prove that one example is a path-star graph with its path"),
+    (2, "data.py", "layout", "lay out inputs and targets as they are drawn above"),
+    (3, "model_gpt.py", "Attention.forward", "write causal attention with the token shift"),
+    (4, "model_mamba.py", "selective_scan_reference", "part a, write the recurrence, one step after the other"),
+    (4, "model_mamba.py", "FastScan.backward", "part b, return the gradients of forward's seven inputs, in their order"),
+    (5, "model_gpt.py", "Cache.append", "keep these keys and values, and return all so far"),
+    (5, "model_gpt.py", "Cache.swap_last", "keep this input, and return the one kept before"),
+    (5, "evaluate.py", "read_prefix", "run the prefix into a new cache"),
+    (5, "evaluate.py", "write_on", "write token after token, each time showing the model the newest one only"),
+    (6, "solutions.py", "cheat_rate", "put the model on a wrong arm and let it write"),
+    (8, "train.py", "add_gradients", "run forward and backward, one output head after the other"),
+    (9, "solutions.py", "masked_layout", "hide a random part of the path from the model"),
+    (10, "solutions.py", "in_weights_prompts", "ask for each arm without showing an edge"),
+    (10, "solutions.py", "memorise", "train a small model on one graph"),
+]
+
+EXPERIMENTS = """{
+ "6": {
+  "predicted": {"next": null, "multi": null},
+  "why": "",
+  "measured": {"next": null, "multi": null},
+  "runs": {"next": "", "multi": ""}
+ },
+ "7": {
+  "level_on_the_plateau": null,
+  "changed": "",
+  "why": "",
+  "run": ""
+ }
+}
+"""
+
+
+def find(tree, name):
+    """The definition of a function in a parsed file, by its name, such as "layout" or "Cache.append"."""
+    node = tree
+    for part in name.split("."):
+        node = next(child for child in node.body if getattr(child, "name", None) == part)
+    return node
+
+
+def leave_out(path, exercise, name, hint):
+    """Replace one function's body, all that follows its docstring, by a NotImplementedError; change no other byte."""
+    text = path.read_bytes().decode("utf-8")
+    function = find(ast.parse(text), name)
+    first = function.body[0]
+    has_docstring = isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant)
+    begin = first.end_lineno if has_docstring else first.lineno - 1  # lines before the ones that go
+    lines = text.split("\n")
+    end_of_line = "\r" if lines[begin - 1].endswith("\r") else ""
+    raised = f'{" " * first.col_offset}raise NotImplementedError("exercise {exercise}: {hint}"){end_of_line}'
+    lines[begin : function.end_lineno] = [raised]
+    path.write_bytes("\n".join(lines).encode("utf-8"))
+
+
+def copy_lab(folder):
+    """Copy the lab into a folder, as one that a student has finished: with every body, and solutions.py beside data.py."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in [*HOME.glob("*.py"), *HOME.glob("*.md"), HOME / "requirements.txt", *HERE.glob("solutions.py")]:
+        shutil.copyfile(path, folder / path.name)
+    shutil.copytree(HOME / "results", folder / "results", ignore=shutil.ignore_patterns("*.pt", "__pycache__"))
+    shutil.copyfile(HERE / "experiments.json", folder / "experiments.json")
+
+
+def main(arguments):
+    numbers = {str(exercise) for exercise, *_ in BODIES} | {"7"}
+    if not arguments or arguments[0].startswith("-"):
+        sys.exit(__doc__)
+    folder, chosen = Path(arguments[0]), set(arguments[1:]) or numbers
+    if not chosen <= numbers:
+        refuse(f"there is no exercise {min(chosen - numbers)}; they are 1 to 10")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        refuse(f"{folder} exists and is not empty, and nothing in it is overwritten; give a new folder")
+    try:
+        copy_lab(folder)
+    except OSError as fault:
+        refuse(f"the lab could not be copied to {folder}: {fault}")
+    for exercise, file, name, hint in BODIES:
+        if str(exercise) in chosen:
+            leave_out(folder / file, exercise, name, hint)
+    if chosen & {"6", "7"}:
+        (folder / "experiments.json").write_text(EXPERIMENTS, encoding="utf-8")
+    print(f"{folder} is ready. Write, and then: python -m pytest tests/assignments --student {folder}")
+
+
+def refuse(message):
+    """Say in one sentence what cannot be done, and leave with exit status 2."""
+    print(f"blank.py: {message}", file=sys.stderr)
+    sys.exit(2)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

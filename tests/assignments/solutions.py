@@ -1,0 +1,111 @@
+"""The exercises whose answers have no place in the lab's own files: ASSIGNMENTS.md sets them.
+
+`python tests/assignments/blank.py DIR` puts this file into DIR with its bodies taken out, for you to write.
+"""
+
+import torch
+
+import data
+import train
+from model_gpt import GPT, GPTConfig
+
+# ---------------------------------------------------------------------------------------------------------
+# Exercise 1
+
+
+def is_path_star(prefix, path, deg, path_len, num_nodes):
+    """Is this one example a path-star graph G(deg, path_len) over `num_nodes` labels, with the path from its start to its goal?
+
+    Arguments: prefix and path, lists of int, one row each of what data.sample_graphs returns.
+    Returns: bool; False, not an exception, whatever is wrong with the lists.
+    """
+    num_edges = deg * (path_len - 1)
+    if len(prefix) != 3 * num_edges + 3 or len(path) != path_len:
+        return False
+    *tokens, start, goal, equals = prefix
+    pipe, slash = num_nodes + data.PIPE, num_nodes + data.SLASH
+    if tokens[2::3] != [pipe] * (num_edges - 1) + [slash] or equals != num_nodes + data.EQUALS:
+        return False
+    tails, heads = tokens[0::3], tokens[1::3]
+    if not all(0 <= node < num_nodes for node in tails + heads):
+        return False
+    # Arms neither meet nor come back to the start: every edge leads to a node of its own, and none to the start.
+    if len(set(heads)) != num_edges or start in heads:
+        return False
+    arms = [[start, head] for tail, head in zip(tails, heads) if tail == start]
+    for arm in arms:
+        while len(arm) <= path_len and arm[-1] in tails:
+            arm.append(heads[tails.index(arm[-1])])
+    # Right lengths leave nothing over: the edges on the arms are as many as there are, so none forks off or lies apart.
+    return len(arms) == deg and all(len(arm) == path_len for arm in arms) and path in arms and path[-1] == goal
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Exercise 6
+
+
+@torch.no_grad()
+def cheat_rate(model, prefix, path, num_nodes):
+    """Put the model on a wrong arm's first node: how often does it write that arm to its end, token by token?
+
+    Arguments: model(tokens, num_logits) -> logits, as model_gpt.GPT; prefix (B, P) and path (B, l), int64, with at least
+        two arms and l of 3 or more. Of several wrong arms, take any one.
+    Returns: a float from 0 to 1, a share of the B graphs.
+    """
+    l = path.shape[1]
+    deg = (prefix.shape[1] - 3) // 3 // (l - 1)
+    arms = data.trace_arms(prefix, deg, num_nodes)  # (B, deg, l)
+    is_wrong = arms[:, :, -1] != path[:, -1:]  # (B, deg): arms that end elsewhere than at the goal
+    wrong = arms[torch.arange(len(arms)), is_wrong.int().argmax(dim=1)]  # (B, l)
+    sequence = torch.cat([prefix, wrong[:, :2]], dim=1)
+    for _ in range(l - 2):
+        sequence = torch.cat([sequence, model(sequence, num_logits=1).argmax(dim=2)], dim=1)
+    return (sequence[:, -l:] == wrong).all(dim=1).double().mean().item()
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Exercise 9
+
+
+def masked_layout(prefix, path, num_nodes, share, generator):
+    """Next-token prediction with a forgetful teacher: each token of the path that `next` would reveal is `$` instead
+    with probability `share`, drawn for each on its own. What must be said stays the same.
+
+    Arguments: prefix (B, P) and path (B, l), int64; share, from 0 to 1; generator, a torch.Generator.
+    Returns: inputs (B, P + l - 1) and targets (B, l, 1), int64, as data.layout. The arguments stay as they are.
+    """
+    revealed = path[:, :-1]
+    hidden = torch.rand(revealed.shape, generator=generator) < share
+    return torch.cat([prefix, revealed.masked_fill(hidden, num_nodes + data.DUMMY)], dim=1), path[:, :, None]
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Exercise 10
+
+
+def in_weights_prompts(arms, num_nodes):
+    """The prefixes that ask for each arm of one graph without showing an edge of it: start, goal, `=`.
+
+    Arguments: arms (deg, l), int64, all from one start. Returns: (deg, 3), int64.
+    """
+    equals = torch.full_like(arms[:, 0], num_nodes + data.EQUALS)
+    return torch.stack([arms[:, 0], arms[:, -1], equals], dim=1)
+
+
+def memorise(arms, num_nodes, seed=1):
+    """Train a small model on one graph by next-token prediction, until it has the graph in its weights.
+
+    Arguments: arms (deg, l), int64. Every step can show all of in_weights_prompts, each followed by its arm.
+    Returns: the model, for evaluate.decode. A few seconds on one thread must do.
+    """
+    torch.manual_seed(seed)
+    prompts, steps = in_weights_prompts(arms, num_nodes), 60
+    longest = prompts.shape[1] + arms.shape[1] - 1
+    model = GPT(GPTConfig(data.vocab_size(num_nodes), longest, n_layer=2, n_head=2, n_embd=64))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=0.0)
+    inputs, targets = data.layout("next", prompts, arms, num_nodes)
+    for _ in range(steps):
+        train.add_gradients(model, inputs, targets)
+        optimizer.step()
+        optimizer.zero_grad()
+    return model
