@@ -21,6 +21,8 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
+import pretrained
+
 
 @dataclass
 class GPTConfig:
@@ -32,6 +34,8 @@ class GPTConfig:
     mlp_ratio: int = 1  # width of the MLP, in n_embd; GPT-2 has 4; here 2 cost more and learned no faster
     n_future: int = 1  # output heads; head k predicts the token k ahead
     token_shift: bool = True  # see Attention
+    bias: bool = False  # in linear layers and norms; GPT-2 has them
+    activation: str = "relu"  # of the MLP; GPT-2 has "gelu"
 
 
 class Attention(nn.Module):
@@ -47,8 +51,8 @@ class Attention(nn.Module):
     def __init__(self, config):
         super().__init__()
         self.n_head = config.n_head
-        self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd, bias=False)  # makes queries, keys and values
-        self.c_proj = nn.Linear(config.n_embd, config.n_embd, bias=False)
+        self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd, config.bias)  # makes queries, keys and values
+        self.c_proj = nn.Linear(config.n_embd, config.n_embd, config.bias)
         # The share of the token before, for each channel of the keys and then of the values; odd (C,): is its head odd?
         odd = torch.arange(config.n_head).repeat_interleave(config.n_embd // config.n_head) % 2
         self.shift = nn.Parameter(0.1 + 0.8 * torch.cat([odd, 1 - odd])) if config.token_shift else None
@@ -57,11 +61,15 @@ class Attention(nn.Module):
         """x (B, T, C) -> (B, num_queries, C), for the last positions. Arguments: cache, a Cache or None."""
         B, T, C = x.shape
         to_query, to_key_value = self.c_attn.weight.split([C, 2 * C])
-        q = F.linear(x[:, T - num_queries :], to_query)  # (B, num_queries, C)
-        last = x.new_zeros(B, 1, C) if cache is None else cache.swap_last(x[:, -1:])
-        kv = F.linear(torch.cat([last, x], dim=1), to_key_value)  # (B, 1 + T, 2 C): keys, then values
-        now, before = kv[:, 1:], kv[:, :-1]
-        k, v = (now if self.shift is None else now.lerp(before, self.shift.to(kv.dtype))).split(C, dim=2)
+        q_bias, kv_bias = (None, None) if self.c_attn.bias is None else self.c_attn.bias.split([C, 2 * C])
+        q = F.linear(x[:, T - num_queries :], to_query, q_bias)  # (B, num_queries, C)
+        if self.shift is None:
+            kv = F.linear(x, to_key_value, kv_bias)  # (B, T, 2 C): keys, then values
+        else:
+            last = x.new_zeros(B, 1, C) if cache is None else cache.swap_last(x[:, -1:])
+            kv = F.linear(torch.cat([last, x], dim=1), to_key_value, kv_bias)  # (B, 1 + T, 2 C)
+            kv = kv[:, 1:].lerp(kv[:, :-1], self.shift.to(kv.dtype))
+        k, v = kv.split(C, dim=2)
         q, k, v = (part.unflatten(2, (self.n_head, -1)).transpose(1, 2) for part in (q, k, v))  # (B, H, …, D)
         if cache is not None:
             k, v = cache.append(k, v)  # (B, H, S, D), with S tokens so far
@@ -78,11 +86,13 @@ class Attention(nn.Module):
 class MLP(nn.Module):
     def __init__(self, config):
         super().__init__()
-        self.c_fc = nn.Linear(config.n_embd, config.mlp_ratio * config.n_embd, bias=False)
-        self.c_proj = nn.Linear(config.mlp_ratio * config.n_embd, config.n_embd, bias=False)
+        self.c_fc = nn.Linear(config.n_embd, config.mlp_ratio * config.n_embd, config.bias)
+        self.c_proj = nn.Linear(config.mlp_ratio * config.n_embd, config.n_embd, config.bias)
+        self.activation = config.activation
 
     def forward(self, x):
-        return self.c_proj(F.relu(self.c_fc(x)))
+        x = self.c_fc(x)
+        return self.c_proj(F.relu(x) if self.activation == "relu" else F.gelu(x, approximate="tanh"))
 
 
 class Block(nn.Module):
@@ -90,9 +100,9 @@ class Block(nn.Module):
 
     def __init__(self, config):
         super().__init__()
-        self.ln_1 = nn.LayerNorm(config.n_embd, bias=False)
+        self.ln_1 = nn.LayerNorm(config.n_embd, bias=config.bias)
         self.attn = Attention(config)
-        self.ln_2 = nn.LayerNorm(config.n_embd, bias=False)
+        self.ln_2 = nn.LayerNorm(config.n_embd, bias=config.bias)
         self.mlp = MLP(config)
 
     def forward(self, x, num_queries, cache=None):
@@ -131,7 +141,7 @@ class GPT(nn.Module):
         self.wpe = nn.Embedding(config.block_size, config.n_embd)
         self.h = nn.ModuleList(Block(config) for _ in range(config.n_layer))
         self.future = nn.ModuleList(Block(config) for _ in range(config.n_future - 1))  # heads 2 … n_future
-        self.ln_f = nn.LayerNorm(config.n_embd, bias=False)
+        self.ln_f = nn.LayerNorm(config.n_embd, bias=config.bias)
         self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
         self.lm_head.weight = self.wte.weight
         self.init_weights()
@@ -148,7 +158,9 @@ class GPT(nn.Module):
         start small beside them, so that what is learned at one place holds at the others.
         """
         for name, p in self.named_parameters():
-            if "c_attn" in name or "attn.c_proj" in name:
+            if name.endswith("bias"):
+                nn.init.zeros_(p)
+            elif "c_attn" in name or "attn.c_proj" in name:
                 p.data.copy_(torch.eye(self.config.n_embd).repeat(len(p) // self.config.n_embd, 1))
             elif "mlp" in name:
                 nn.init.normal_(p, std=0.0 if "c_proj" in name else p.shape[1] ** -0.5)
@@ -190,3 +202,59 @@ class GPT(nn.Module):
     def new_cache(self, batch_size, max_tokens):
         """An empty cache for decoding: keys and values of every block, for up to `max_tokens` tokens."""
         return [Cache(batch_size, max_tokens, self.config, like=self.wte.weight) for _ in (*self.h, *self.future)]
+
+    @classmethod
+    def from_pretrained(cls, name_or_dir):
+        """GPT-2 with its published weights, in float32.
+
+        Arguments: "gpt2", "gpt2-medium", "gpt2-large" or "gpt2-xl", or a folder with config.json and the weights.
+        Returns: a GPT. Raises: ValueError or ImportError, in one sentence, as in pretrained.py.
+        """
+        folder = pretrained.find_folder(name_or_dir)
+        c = pretrained.read_config(folder)
+        pretrained.must_be(c, folder, model_type="gpt2", layer_norm_epsilon=1e-5, scale_attn_weights=True)
+        pretrained.must_be(c, folder, scale_attn_by_inverse_layer_idx=False, tie_word_embeddings=True)
+        V, T, *sizes = (
+            pretrained.first_of(c, folder, n) for n in ("vocab_size", "n_positions", "n_layer", "n_head", "n_embd")
+        )
+        ratio = (c.get("n_inner") or 4 * sizes[2]) // sizes[2]
+        activation = "relu" if c.get("activation_function") == "relu" else "gelu"
+        pretrained.must_be(c, folder, activation_function="relu" if activation == "relu" else "gelu_new")
+        model = cls(GPTConfig(V, T, *sizes, ratio, token_shift=False, bias=True, activation=activation))
+        tensors = {}
+        for name, p in pretrained.read_tensors(folder).items():
+            name = name.removeprefix("transformer.")
+            if not name.endswith((".attn.bias", ".attn.masked_bias")):  # a mask, that some publishers keep as a tensor
+                tensors[name] = p.t() if name.endswith(TRANSPOSED) else p
+        tensors.setdefault("lm_head.weight", tensors.get("wte.weight"))
+        pretrained.fit(model, tensors, folder)
+        return model
+
+    def save_pretrained(self, folder):
+        """Write the folder that from_pretrained, and Hugging Face's GPT2LMHeadModel, can read; heads 2 … n stay behind.
+
+        Raises: ValueError for a model with the token shift, which GPT-2 has not; OSError.
+        """
+        c = self.config
+        if c.token_shift:
+            raise ValueError(
+                "a GPT with the token shift is no GPT-2 and cannot be saved as one; train with --no_token_shift"
+            )
+        sizes = dict(
+            vocab_size=c.vocab_size, n_positions=c.block_size, n_embd=c.n_embd, n_layer=c.n_layer, n_head=c.n_head
+        )
+        mlp = dict(n_inner=c.mlp_ratio * c.n_embd, activation_function="relu" if c.activation == "relu" else "gelu_new")
+        config = dict(model_type="gpt2", architectures=["GPT2LMHeadModel"], **sizes, **mlp)
+        tensors = {}
+        for name, p in self.state_dict().items():
+            if not name.startswith(("future", "lm_head")):
+                tensors[f"transformer.{name}"] = p.t() if name.endswith(TRANSPOSED) else p
+        for name, p in list(tensors.items()):  # GPT-2 has a bias with each of them; without one, it is 0
+            if not name.endswith(("bias", "wte.weight", "wpe.weight")):
+                outputs = p.shape[1] if name.endswith(TRANSPOSED) else len(p)
+                tensors.setdefault(name.removesuffix("weight") + "bias", p.new_zeros(outputs))
+        pretrained.write_folder(folder, config | dict(bos_token_id=None, eos_token_id=None), tensors)
+
+
+# GPT-2 was published with these matrices the other way round: (inputs, outputs).
+TRANSPOSED = ("c_attn.weight", "c_proj.weight", "c_fc.weight")

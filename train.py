@@ -32,6 +32,7 @@ import torch.nn.functional as F
 
 import data
 import model_mamba
+import pretrained
 from evaluate import evaluate
 from model_gpt import GPT, GPTConfig
 from model_mamba import Mamba, MambaConfig
@@ -69,6 +70,11 @@ SETTINGS = {
         n_head=(2, "attention heads of the GPT"),
         n_embd=(64, "channels"),
         no_token_shift=(False, "the GPT without its token shift: as in GPT-2, and slower to learn anything at all"),
+        init_from=(
+            "",
+            "start from published weights: gpt2, gpt2-large, mamba-130m …, or a folder that has them; sets the sizes, and"
+            " unless they are given --optimizer adamw --lr 1e-4",
+        ),
         scan=("auto", "how Mamba computes its scan; auto: triton on a GPU, fast elsewhere"),
     ),
     "the optimiser": dict(
@@ -277,11 +283,54 @@ def make_model(s):
     if s["model"] == "mamba":
         return Mamba(MambaConfig(V, n_layer=s["n_layer"], n_embd=s["n_embd"], n_future=s["n_future"], scan=s["scan"]))
     T = data.prefix_length(s["deg"], s["path_len"]) + s["path_len"] - 1
+    as_gpt2 = dict(mlp_ratio=4, bias=True, activation="gelu") if s["init_from"] else {}
+    shift = not s["no_token_shift"]
     return GPT(
-        GPTConfig(
-            V, T, s["n_layer"], s["n_head"], s["n_embd"], n_future=s["n_future"], token_shift=not s["no_token_shift"]
-        )
+        GPTConfig(V, T, s["n_layer"], s["n_head"], s["n_embd"], n_future=s["n_future"], token_shift=shift, **as_gpt2)
     )
+
+
+def read_published(given):
+    """What --init_from says about other settings, unless they are given. Returns: a dict. Raises: ValueError, ImportError."""
+    folder = pretrained.find_folder(given["init_from"])
+    config = pretrained.read_config(folder)
+    named = {"n_layer": ("n_layer", "num_hidden_layers"), "n_embd": ("n_embd", "hidden_size", "d_model")}
+    fixed = {"model": "gpt" if config.get("model_type") == "gpt2" else "mamba", "no_token_shift": True}
+    if fixed["model"] == "gpt":
+        named["n_head"] = ("n_head",)
+    fixed |= {setting: pretrained.first_of(config, folder, *names) for setting, names in named.items()}
+    for name, value in fixed.items():
+        if given.get(name, value) != value:
+            raise ValueError(
+                f"--{name} is {given[name]}, but in {given['init_from']} it is {value}; leave the flag out"
+            )
+    return {"optimizer": "adamw", "lr": 1e-4} | fixed
+
+
+def start_from_published(model, s):
+    """Put the weights that --init_from names into a model of the task; heads 2 … n keep their random start.
+
+    The task has 54 tokens and a few dozen positions, and needs no tokenizer: its tokens take over the first rows of the
+    published table. In both vocabularies these are single characters, which the network has met often, knows apart and
+    finds of the right size. Which label is which character does not matter, since labels are drawn afresh for each graph.
+    Raises: ValueError, ImportError, as in pretrained.py.
+    """
+    published = type(model).from_pretrained(s["init_from"]).state_dict()
+    with torch.no_grad():
+        for name, p in model.state_dict().items():
+            if name.startswith("future"):
+                continue
+            rows = (
+                published[name][: len(p)]
+                if name.split(".")[0] in ("wte", "wpe", "embedding", "lm_head")
+                else published[name]
+            )
+            if rows.shape != p.shape:
+                shapes = tuple(rows.shape), tuple(p.shape)
+                raise ValueError(
+                    f"--init_from {s['init_from']}: {name} is {shapes[0]}, but the model here needs {shapes[1]}"
+                )
+            p.copy_(rows)
 
 
 def make_optimizers(model, s):
@@ -347,6 +396,8 @@ def train(s, folder, test, train_graphs, forbidden, checkpoint=None):
     model = make_model(s).to(device)
     optimizers = make_optimizers(model, s)
     step, loss, seconds = restore(model, optimizers, checkpoint) if checkpoint else (0, None, 0.0)
+    if s["init_from"] and not checkpoint:
+        start_from_published(model, s)
     if s["compile"]:
         # The scan stays as it is: its loops over time would be unrolled.
         model_mamba.selective_scan = torch.compiler.disable(model_mamba.selective_scan)
@@ -442,7 +493,9 @@ def join_processes(s):
     if s["device"] == "cuda":
         rank_here, gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
         if rank_here >= gpus:
-            raise ValueError(f"there is no GPU for process {rank_here + 1} of this machine, which has {gpus}; start fewer")
+            raise ValueError(
+                f"there is no GPU for process {rank_here + 1} of this machine, which has {gpus}; start fewer"
+            )
         torch.cuda.set_device(rank_here)
     dist.init_process_group("nccl" if s["device"] == "cuda" else "gloo")
     atexit.register(dist.destroy_process_group)
@@ -623,7 +676,8 @@ def restore(model, optimizers, checkpoint):
 def settle(given):
     """Make whole settings of the flags that were given, from the checkpoint on --resume, else from the defaults.
 
-    Returns: s, a dict of all settings; files, as from read_files; the checkpoint, or None. Raises: ValueError, OSError.
+    Returns: s, a dict of all settings; files, as from read_files; the checkpoint, or None. Raises: ValueError, OSError,
+        ImportError.
     """
     given = name_objective(given)
     if "resume" in given:
@@ -639,7 +693,8 @@ def settle(given):
         files = read_files(s, {})
     else:
         checkpoint = None
-        s = {name: value for name, value in DEFAULTS.items() if name not in ("teacherless", "multi")} | given
+        s = {name: value for name, value in DEFAULTS.items() if name not in ("teacherless", "multi")}
+        s |= (read_published(given) if given.get("init_from") else {}) | given
         files = read_files(s, given)
         s["n_test"] = s["n_test"] or (len(files["test_file"][0]) if s["test_file"] else 2000)
         s["n_future"] = s["n_future"] or (min(4, s["path_len"]) if s["objective"] == "multi" else 1)
@@ -672,7 +727,7 @@ def main(argv=None):
                 keep_lines_before(checkpoint["step"], folder / "log.jsonl")
             write_config(folder, s)
         record = train(s, folder, *graphs, checkpoint)
-    except (ValueError, OSError, FloatingPointError) as fault:
+    except (ValueError, OSError, ImportError, FloatingPointError) as fault:
         refuse(fault)
     except KeyboardInterrupt:
         sys.exit("\ntrain.py: stopped at once; --resume goes on from the run's last checkpoint, if it had come to one")

@@ -1,0 +1,137 @@
+"""Published weights: reading and writing the folders in which GPT-2 and Mamba are given away.
+
+A published model is a folder with `config.json` (its sizes) and `model.safetensors` or `pytorch_model.bin` (its
+tensors by name; large models in several such files, with an index beside them). `GPT.from_pretrained` and
+`Mamba.from_pretrained` know what their own tensors are called; all that has to do with files stands here. With these
+weights and `train.py --init_from`, the fine-tuning rows of Bachmann & Nagarajan 2024 (section 5) can be run, and
+tests/test_pretrained.py uses them to prove that our models compute what the published ones do.
+"""
+
+import json
+import os
+from pathlib import Path
+
+import torch
+
+# Where the Hugging Face hub keeps them.
+PUBLISHED = {name: f"openai-community/{name}" for name in ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")}
+PUBLISHED |= {f"mamba-{size}": f"state-spaces/mamba-{size}-hf" for size in ("130m", "370m", "790m", "1.4b", "2.8b")}
+
+
+def find_folder(name_or_dir):
+    """The folder of a published model: the one given, or the one into which the model of that name is fetched.
+
+    Returns: a Path. Raises: ValueError for an unknown name, or one that cannot be fetched; ImportError without
+        huggingface_hub, which fetches it.
+    """
+    folder = Path(name_or_dir)
+    if folder.is_dir():
+        return folder
+    if name_or_dir not in PUBLISHED:
+        raise ValueError(f"{name_or_dir} is neither a folder nor one of the published models {', '.join(PUBLISHED)}")
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError:
+        raise ImportError(
+            f"fetching {name_or_dir} needs the package huggingface_hub; install it, or give a folder that has the weights"
+        ) from None
+    try:
+        return Path(snapshot_download(PUBLISHED[name_or_dir], allow_patterns=["config.json", "model*.safetensors*"]))
+    except Exception as fault:  # whatever a network can do
+        reason = (str(fault).splitlines() or [type(fault).__name__])[0]
+        raise ValueError(f"{name_or_dir} could not be fetched ({reason}); give a folder that has the weights") from None
+
+
+def read_config(folder):
+    """Read config.json. Returns: a dict. Raises: ValueError when there is none, or it is damaged."""
+    path = Path(folder, "config.json")
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except OSError:
+        raise ValueError(f"{path} is missing; a published model is a folder with config.json and its weights") from None
+    except ValueError:
+        config = None
+    if not isinstance(config, dict):
+        raise ValueError(f"{path} is damaged: it is not a JSON object; fetch it again")
+    return config
+
+
+def must_be(config, folder, **expected):
+    """Raise a ValueError, naming the first setting of a config.json that our model does not have."""
+    for name, value in expected.items():
+        if config.get(name, value) != value:
+            raise ValueError(f"{folder}: {name} is {config[name]!r}, but the model here knows {value!r} alone")
+
+
+def first_of(config, folder, *names):
+    """The value of the first of `names` that config.json has; different publishers use different names."""
+    for name in names:
+        if isinstance(config.get(name), int):
+            return config[name]
+    raise ValueError(f"{folder}: config.json has no whole number for {' or '.join(names)}")
+
+
+def read_tensors(folder):
+    """Read all tensors. Returns: a dict from name to tensor. Raises: ValueError; ImportError without safetensors."""
+    folder = Path(folder)
+    indexes = sorted(folder.glob("*.index.json"))
+    try:
+        if indexes:
+            paths = [folder / name for name in sorted(set(json.loads(indexes[0].read_text())["weight_map"].values()))]
+        else:
+            paths = [path for path in (folder / "model.safetensors", folder / "pytorch_model.bin") if path.exists()][:1]
+        tensors = {}
+        for path in paths:
+            tensors |= read_file(path)
+    except ImportError:
+        raise ImportError(
+            f"reading {path} needs the package safetensors; install it by pip install safetensors"
+        ) from None
+    except Exception as fault:  # a damaged file can make a reader raise nearly anything
+        reason = (str(fault).splitlines() or [type(fault).__name__])[0]
+        raise ValueError(f"the weights in {folder} are damaged or incomplete ({reason}); fetch them again") from None
+    if not tensors:
+        raise ValueError(
+            f"{folder} has neither model.safetensors nor pytorch_model.bin; give a folder that has the weights"
+        )
+    return tensors
+
+
+def read_file(path):
+    """The tensors of one file, a dict. Nothing in it is executed."""
+    if path.suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        return load_file(path)
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def fit(model, tensors, folder):
+    """Put tensors into a model, every one in its place. Raises: ValueError that names the first that does not fit."""
+    places = model.state_dict()
+    for name, place in places.items():
+        if name not in tensors:
+            raise ValueError(f"{folder}: the tensor {name} is missing")
+        if tensors[name].shape != place.shape:
+            shapes = tuple(tensors[name].shape), tuple(place.shape)
+            raise ValueError(f"{folder}: the tensor {name} has shape {shapes[0]}, but config.json makes it {shapes[1]}")
+    if unexpected := sorted(tensors.keys() - places.keys()):
+        raise ValueError(f"{folder}: the tensor {unexpected[0]} is unexpected: the model here has no place for it")
+    with torch.no_grad():
+        for name, place in places.items():
+            place.copy_(tensors[name])
+    for name, place in places.items():  # the unembedding is the embedding: were they published apart, one would be lost
+        if not torch.equal(place, tensors[name].to(place.dtype)):
+            raise ValueError(
+                f"{folder}: the tensor {name} differs from the embedding, but the model here has one for both"
+            )
+
+
+def write_folder(folder, config, tensors):
+    """Write config.json and pytorch_model.bin, each moved into place when it is whole. Raises: OSError."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, folder / "weights.tmp")
+    os.replace(folder / "weights.tmp", folder / "pytorch_model.bin")
+    (folder / "config.tmp").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+    os.replace(folder / "config.tmp", folder / "config.json")
