@@ -1,7 +1,7 @@
 """Speed and memory against what a user would pick instead, and against what the machine allows.
 
     python bench.py                  everything: a table of ratios, and a line for each in results/bench.jsonl
-    python bench.py gpt              one part: data, gpt, mamba, multi, decode, muon or start
+    python bench.py gpt              one part: data, gpt, mamba, multi, decode, muon, size or start
     python bench.py multi --run DIR  drafts of the model that `python train.py --multi` left in DIR
     python bench.py --help           everything else
 
@@ -14,6 +14,7 @@ import argparse
 import importlib.util
 import itertools
 import json
+import math
 import os
 import random
 import re
@@ -33,7 +34,7 @@ import data
 import evaluate
 import train
 from model_gpt import GPT, GPTConfig
-from model_mamba import Mamba, MambaConfig
+from model_mamba import Mamba, MambaConfig, selective_scan
 
 HOME = Path(__file__).resolve().parent
 TINY = dict(n_layer=2, n_head=2, n_embd=16, batch_size=4)
@@ -269,6 +270,8 @@ def bench_gpt(args):
 def bench_mamba(args):
     x = torch.rand(2**19)  # as many numbers as in a block of FastScan
     exp_rate = len(x) / best_of_ten(lambda out=torch.empty_like(x): torch.exp2(x, out=out))
+    large = torch.rand(2**18 if args.quick else 2**26)
+    bandwidth = 2 * large.nbytes / best_of_ten(lambda out=torch.empty_like(large): out.copy_(large))  # read and written
     V, C, layers, N = (54, 16, 2, 4) if args.quick else (54, 128, 4, 16)
     peers = ["plain recurrence"] + ["mambapy pscan", "mambapy loop"] * installed("mambapy")
     peers += ["transformers"] * installed("transformers")
@@ -286,9 +289,25 @@ def bench_mamba(args):
         for name in peers:
             times = compare(ours, step_of(name), args.runs)
             exps = 2 * layers * batch * T * 2 * C * N  # once forward, once again backward
-            note = f"exp alone is {exps / exp_rate / times['ours_seconds']:.0%} of ours"
+            moved = layers * 8 * batch * T * 2 * C * 4  # x and dt in and y out; x, dt, dy in again and dx, ddt out
+            own = times["ours_seconds"]
+            note = f"exp alone is {exps / exp_rate / own:.0%} of ours, the scan's bytes {moved / bandwidth / own:.1%}"
             setting = f"step, {layers} x {C}, N {N}, batch {batch}, T {T}, adamw"
-            yield dict(setting=setting, peer=name, **times, note=note, exps=exps, exps_per_second=exp_rate)
+            limits = dict(exps=exps, exps_per_second=exp_rate, scan_bytes=moved, bytes_per_second=bandwidth)
+            yield dict(setting=setting, peer=name, **times, note=note, **limits)
+
+    sizes = "2, 8, 16, 4" if args.quick else "64, 64, 256, 16"
+    if sys.platform == "linux":
+        memory = compare(f"gradients_of_scan('fast', {sizes})", f"gradients_of_scan('reference', {sizes})",
+                         min(args.runs, 3), megabytes)
+        yield dict(setting=f"peak memory of the scan, (B, T, E, N) = ({sizes})", peer="plain recurrence", **memory)
+
+
+def gradients_of_scan(method, batch, T, E, N):
+    """One selective scan, forward and backward, on random numbers."""
+    shapes = dict(x=(batch, T, E), dt=(batch, T, E), A=(E, N), B=(batch, T, N), C=(batch, T, N), D=(E,))
+    inputs = {name: torch.rand(shape) for name, shape in shapes.items()} | {"A": -torch.rand(E, N)}
+    selective_scan(**{name: v.requires_grad_() for name, v in inputs.items()}, method=method).sum().backward()
 
 
 def bench_multi(args):
@@ -381,6 +400,28 @@ def bench_muon(args):
     yield dict(setting=f"optimisers' step, {s['n_layer']} x {s['n_embd']}", peer="torch.optim.Muon + AdamW", **times)
 
 
+def bench_size(args):
+    """How a training step's time grows with each size: the exponent is 1 for a straight line."""
+    larger = dict(batch_size=(64, 512), path_len=(4, 15), n_embd=(64, 256), n_layer=(3, 12))
+    if args.quick:
+        larger = dict(batch_size=(2, 8), path_len=(3, 5), n_embd=(16, 32), n_layer=(2, 4))
+    for name, base in (("gpt", {}), ("mamba", dict(n_layer=3, batch_size=64))):
+        for what, sizes in larger.items():
+            steps, tokens = [], []
+            for size in sizes:
+                s = train.settle(dict(device="cpu", model=name) | base | (TINY if args.quick else {}) | {what: size})[0]
+                model = train.make_model(s)
+                batch = data.layout("next", *draw(s["batch_size"], s), s["num_nodes"])
+                gradients = lambda model=model, batch=batch: train.add_gradients(model, *batch)
+                steps.append(training_step(gradients, train.make_optimizers(model, s)))
+                tokens.append(batch[0].shape[1])
+            times = compare(steps[1], steps[0], args.runs)
+            label, (small, large) = ("T", tokens) if what == "path_len" else (what, sizes)
+            exponent = math.log(1 / times["ratio"]) / math.log(large / small)
+            setting, note = f"step, {name}, {label} {large}", f"time grows as {label}^{exponent:.2f}"
+            yield dict(setting=setting, peer=f"{label} {small}", **times, note=note, exponent=exponent)
+
+
 def bench_start(args):
     with tempfile.TemporaryDirectory() as folder:
         count, threads = itertools.count(), str(torch.get_num_threads())
@@ -395,7 +436,7 @@ def bench_start(args):
 # The command line
 
 PARTS = dict(data=bench_data, gpt=bench_gpt, mamba=bench_mamba, multi=bench_multi, decode=bench_decode)
-PARTS |= dict(muon=bench_muon, start=bench_start)
+PARTS |= dict(muon=bench_muon, size=bench_size, start=bench_start)
 
 
 def show(r):

@@ -98,9 +98,10 @@ def test_pytorch_optimizers_share_the_parameters_out_as_ours():
         assert ids[0] == ids[1] and ours.param_groups[0]["lr"] == theirs.param_groups[0]["lr"]
 
 
-def test_gradients_of_heads_run_both_ways():
+def test_what_memory_is_measured_of_runs():
     bench.gradients_of_heads(2, 2, 9)
     bench.gradients_of_heads(2, 2, 9, naive=True)
+    bench.gradients_of_scan("fast", 2, 5, 6, 3)
 
 
 @pytest.mark.parametrize("package", ["transformers", "mambapy"])
@@ -124,8 +125,8 @@ def test_every_part_gives_its_rows(tmp_path, monkeypatch, capsys):
     bench.main(["--quick", "--threads", "1", "--out", str(tmp_path / "new" / "rows.jsonl")])
     rows = [json.loads(line) for line in (tmp_path / "new" / "rows.jsonl").read_text().splitlines()]
     count = {name: sum(r["name"] == name for r in rows) for name in bench.PARTS}
-    multi = 3 if bench.sys.platform == "linux" else 1
-    assert count == dict(data=1, gpt=3, mamba=2, multi=multi, decode=5, muon=1, start=2)
+    mamba, multi = (3, 3) if bench.sys.platform == "linux" else (2, 1)  # memory is measured on Linux alone
+    assert count == dict(data=1, gpt=3, mamba=mamba, multi=multi, decode=5, muon=1, size=8, start=2)
     for r in rows:
         kind = "megabytes" if "ours_megabytes" in r else "seconds"
         assert r["ratio"] > 0 and r[f"ours_{kind}"] > 0 and r[f"peer_{kind}"] > 0
