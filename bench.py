@@ -33,6 +33,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import data
 import evaluate
 import train
+from checkpoint import restore, write_whole
 from model_gpt import GPT, GPTConfig
 from model_mamba import Mamba, MambaConfig, selective_scan
 
@@ -350,7 +351,7 @@ def model_with_heads(args):
     if s["objective"] != "multi":
         raise ValueError(f"--run {args.run} has the objective {s['objective']}; give a run of train.py --multi")
     if checkpoint:
-        train.restore(model, train.make_optimizers(model, s), checkpoint)
+        restore(model, train.make_optimizers(model, s), checkpoint)
     return model, train.prepare_graphs(s, files)[0][0], s
 
 
@@ -453,7 +454,7 @@ def save(path, part, rows):
     lines = [line for line in lines if not line.startswith(json.dumps({"name": part})[:-1])]
     path.parent.mkdir(parents=True, exist_ok=True)
     lines += [json.dumps(r) + "\n" for r in rows]
-    train.write_whole(path, lambda temporary: temporary.write_text("".join(lines)))
+    write_whole(path, lambda temporary: temporary.write_text("".join(lines)))
 
 
 def refuse(message):

@@ -427,9 +427,9 @@ def attention(run):
     import torch  # here, so that the other pictures need neither PyTorch nor the models
 
     import data
-    from train import load_checkpoint, make_model
+    from train import KEPT, load_checkpoint, make_model
 
-    checkpoint = load_checkpoint(run["folder"])
+    checkpoint = load_checkpoint(run["folder"], KEPT)
     s = checkpoint["settings"]
     deg, l, H = s["deg"], s["path_len"], s["n_head"]
     model = make_model(s)

@@ -8,10 +8,11 @@ tests/test_pretrained.py uses them to prove that our models compute what the pub
 """
 
 import json
-import os
 from pathlib import Path
 
 import torch
+
+from checkpoint import write_whole
 
 # Where the Hugging Face hub keeps them.
 PUBLISHED = {name: f"openai-community/{name}" for name in ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")}
@@ -131,7 +132,6 @@ def write_folder(folder, config, tensors):
     """Write config.json and pytorch_model.bin, each moved into place when it is whole. Raises: OSError."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    torch.save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, folder / "weights.tmp")
-    os.replace(folder / "weights.tmp", folder / "pytorch_model.bin")
-    (folder / "config.tmp").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
-    os.replace(folder / "config.tmp", folder / "config.json")
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    write_whole(folder / "pytorch_model.bin", lambda temporary: torch.save(tensors, temporary))
+    write_whole(folder / "config.json", lambda temporary: temporary.write_text(json.dumps(config, indent=1) + "\n"))

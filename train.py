@@ -8,7 +8,7 @@
 
 A run leaves one folder with log.jsonl (a line an evaluation), config.json (every setting) and ckpt.pt. This file in
 order: the settings, the graphs, the optimisers and the loss, the loop, several processes, what is printed, the
-files, main.
+folder, main.
 """
 
 import argparse
@@ -22,7 +22,6 @@ import signal
 import sys
 import threading
 import time
-import zipfile
 from pathlib import Path
 
 import numpy
@@ -33,6 +32,7 @@ import torch.nn.functional as F
 import data
 import model_mamba
 import pretrained
+from checkpoint import append_line, keep_lines_before, load_checkpoint, restore, save_checkpoint, write_whole
 from evaluate import evaluate
 from model_gpt import GPT, GPTConfig
 from model_mamba import Mamba, MambaConfig
@@ -104,6 +104,7 @@ CHOICES = dict(
     dtype=("float32", "bfloat16"),
 )
 DEFAULTS = {name: default for group in SETTINGS.values() for name, (default, _) in group.items()}
+KEPT = DEFAULTS.keys() - {"teacherless", "multi"}  # which name an objective, and are kept as --objective
 MAY_CHANGE_ON_RESUME = ("steps", "eval_every", "device", "compile", "threads", "resume", "eval_only")
 
 
@@ -563,7 +564,7 @@ def run_name(s):
 
 
 # ---------------------------------------------------------------------------------------------------------
-# The files. Each is written under another name and moved into place, so that there is a whole one at any moment.
+# The run's folder; checkpoint.py writes what is in it
 
 
 def new_folder(s):
@@ -587,87 +588,11 @@ def new_folder(s):
             count += 1
 
 
-def write_whole(path, write):
-    """Let write(temporary_path) write a file, see it to the disk, and move it to `path`: all of it or nothing."""
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        write(temporary)
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except (OSError, RuntimeError) as fault:  # torch.save raises RuntimeError when the disk is full
-        temporary.unlink(missing_ok=True)
-        raise OSError(
-            f"{path} could not be written ({str(fault).splitlines()[0]}); what was there before is whole"
-        ) from None
-
-
-def append_line(path, record):
-    """Add one JSON line to the log and see it to the disk."""
-    with open(path, "a") as file:
-        file.write(json.dumps(record) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def keep_lines_before(step, path):
-    """Drop the log's lines from `step` on, which a resumed run writes again, and one that a kill cut short."""
-    kept = []
-    for line in path.read_text().splitlines(keepends=True) if path.exists() else []:
-        try:
-            if json.loads(line)["step"] < step:
-                kept.append(line)
-        except (ValueError, TypeError, KeyError):
-            continue
-    write_whole(path, lambda temporary: temporary.write_text("".join(kept)))
-
-
 def write_config(folder, s):
     """Write config.json: every setting, and what else the numbers depend on."""
     versions = {"python": platform.python_version(), "torch": torch.__version__, "numpy": numpy.__version__}
     facts = {"versions": versions, "machine": platform.machine(), "threads_used": torch.get_num_threads()}
     write_whole(folder / "config.json", lambda temporary: temporary.write_text(json.dumps(s | facts, indent=1) + "\n"))
-
-
-def save_checkpoint(folder, step, loss, seconds, model, optimizers, s):
-    """Write ckpt.pt, all that --resume needs."""
-    checkpoint = {
-        "settings": s,
-        "step": step,
-        "loss": loss,
-        "seconds": seconds,
-        "model": model.state_dict(),
-        "optimizers": [optimizer.state_dict() for optimizer in optimizers],
-    }
-    write_whole(folder / "ckpt.pt", lambda temporary: torch.save(checkpoint, temporary))
-
-
-def load_checkpoint(folder):
-    """Read ckpt.pt, executing nothing. Raises: ValueError when it is missing, damaged or of another version."""
-    path = Path(folder, "ckpt.pt")
-    if not path.is_file():
-        raise ValueError(f"{path} does not exist; --resume needs the folder of a run that has saved a checkpoint")
-    try:
-        with zipfile.ZipFile(path) as archive:
-            whole = archive.testzip() is None  # torch.load itself does not look whether the numbers are those written
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        if whole and checkpoint["settings"].keys() == DEFAULTS.keys() - {"teacherless", "multi"}:
-            return checkpoint
-    except Exception:  # a damaged file can make torch.load raise nearly anything
-        pass
-    raise ValueError(f"{path} is damaged or of another version of train.py, and cannot be resumed; start the run again")
-
-
-def restore(model, optimizers, checkpoint):
-    """Put a checkpoint's numbers in place. Returns: step, loss, seconds. Raises: ValueError when they do not fit."""
-    try:
-        model.load_state_dict(checkpoint["model"])
-        for optimizer, state in zip(optimizers, checkpoint["optimizers"], strict=True):
-            optimizer.load_state_dict(state)
-        return checkpoint["step"], checkpoint["loss"], checkpoint["seconds"]
-    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as fault:
-        first_line = str(fault).splitlines()[0]
-        raise ValueError(f"the checkpoint does not fit its own settings ({first_line}); start the run again") from None
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -681,7 +606,7 @@ def settle(given):
     """
     given = name_objective(given)
     if "resume" in given:
-        checkpoint = load_checkpoint(given["resume"])
+        checkpoint = load_checkpoint(given["resume"], KEPT)
         s = checkpoint["settings"]
         for name, value in given.items():
             if value != s[name] and name not in MAY_CHANGE_ON_RESUME:
@@ -693,7 +618,7 @@ def settle(given):
         files = read_files(s, {})
     else:
         checkpoint = None
-        s = {name: value for name, value in DEFAULTS.items() if name not in ("teacherless", "multi")}
+        s = {name: DEFAULTS[name] for name in DEFAULTS if name in KEPT}
         s |= (read_published(given) if given.get("init_from") else {}) | given
         files = read_files(s, given)
         s["n_test"] = s["n_test"] or (len(files["test_file"][0]) if s["test_file"] else 2000)
