@@ -7,6 +7,7 @@ Signatures, docstrings and everything else stay as they are. ASSIGNMENTS.md says
 """
 
 import ast
+import json
 import shutil
 import sys
 from pathlib import Path
@@ -20,7 +21,7 @@ BODIES = [
     (2, "data.py", "layout", "lay out inputs and targets as they are drawn above"),
     (3, "model_gpt.py", "Attention.forward", "write causal attention with the token shift"),
     (4, "model_mamba.py", "selective_scan_reference", "part a, write the recurrence, one step after the other"),
-    (4, "model_mamba.py", "FastScan.backward", "part b, return the gradients of forward's seven inputs, in their order"),
+    (4, "model_mamba.py", "FastScan.backward", "part b, return the gradients of the seven inputs in order"),
     (5, "model_gpt.py", "Cache.append", "keep these keys and values, and return all so far"),
     (5, "model_gpt.py", "Cache.swap_last", "keep this input, and return the one kept before"),
     (5, "evaluate.py", "read_prefix", "run the prefix into a new cache"),
@@ -29,24 +30,18 @@ BODIES = [
     (8, "train.py", "add_gradients", "run forward and backward, one output head after the other"),
     (9, "solutions.py", "masked_layout", "hide a random part of the path from the model"),
     (10, "solutions.py", "in_weights_prompts", "ask for each arm without showing an edge"),
-    (10, "solutions.py", "memorise", "train a small model on one graph"),
+    (10, "solutions.py", "memorise", "train a small model on one graph's edges and paths"),
 ]
 
-EXPERIMENTS = """{
- "6": {
-  "predicted": {"next": null, "multi": null},
-  "why": "",
-  "measured": {"next": null, "multi": null},
-  "runs": {"next": "", "multi": ""}
- },
- "7": {
-  "level_on_the_plateau": null,
-  "changed": "",
-  "why": "",
-  "run": ""
- }
+EXPERIMENTS = {  # what is left of experiments.json
+    "6": {
+        "predicted": {"next": None, "multi": None},
+        "why": "",
+        "measured": {"next": None, "multi": None},
+        "runs": {"next": "", "multi": ""},
+    },
+    "7": {"level_on_the_plateau": None, "changed": "", "why": "", "run": ""},
 }
-"""
 
 
 def find(tree, name):
@@ -58,7 +53,7 @@ def find(tree, name):
 
 
 def leave_out(path, exercise, name, hint):
-    """Replace one function's body, all that follows its docstring, by a NotImplementedError; change no other byte."""
+    """Replace one function's body, all that follows its docstring, by a NotImplementedError; keep every other byte."""
     text = path.read_bytes().decode("utf-8")
     function = find(ast.parse(text), name)
     first = function.body[0]
@@ -72,7 +67,7 @@ def leave_out(path, exercise, name, hint):
 
 
 def copy_lab(folder):
-    """Copy the lab into a folder, as one that a student has finished: with every body, and solutions.py beside data.py."""
+    """Copy the lab into a folder as a student would hand it in: every body written, solutions.py beside data.py."""
     folder.mkdir(parents=True, exist_ok=True)
     for path in [*HOME.glob("*.py"), *HOME.glob("*.md"), HOME / "requirements.txt", *HERE.glob("solutions.py")]:
         shutil.copyfile(path, folder / path.name)
@@ -81,9 +76,11 @@ def copy_lab(folder):
 
 
 def main(arguments):
-    numbers = {str(exercise) for exercise, *_ in BODIES} | {"7"}
-    if not arguments or arguments[0].startswith("-"):
-        sys.exit(__doc__)
+    numbers = {str(exercise) for exercise, *_ in BODIES} | EXPERIMENTS.keys()
+    if arguments in (["-h"], ["--help"]):
+        sys.exit(print(__doc__))
+    if not arguments:
+        refuse("name the folder to make, as in: python tests/assignments/blank.py homework")
     folder, chosen = Path(arguments[0]), set(arguments[1:]) or numbers
     if not chosen <= numbers:
         refuse(f"there is no exercise {min(chosen - numbers)}; they are 1 to 10")
@@ -96,8 +93,9 @@ def main(arguments):
     for exercise, file, name, hint in BODIES:
         if str(exercise) in chosen:
             leave_out(folder / file, exercise, name, hint)
-    if chosen & {"6", "7"}:
-        (folder / "experiments.json").write_text(EXPERIMENTS, encoding="utf-8")
+    sheet = json.loads((folder / "experiments.json").read_text(encoding="utf-8"))
+    sheet |= {exercise: blank for exercise, blank in EXPERIMENTS.items() if exercise in chosen}
+    (folder / "experiments.json").write_text(json.dumps(sheet, indent=1) + "\n", encoding="utf-8")
     print(f"{folder} is ready. Write, and then: python -m pytest tests/assignments --student {folder}")
 
 

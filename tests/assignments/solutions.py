@@ -14,7 +14,7 @@ from model_gpt import GPT, GPTConfig
 
 
 def is_path_star(prefix, path, deg, path_len, num_nodes):
-    """Is this one example a path-star graph G(deg, path_len) over `num_nodes` labels, with the path from its start to its goal?
+    """Is this one example a path-star graph G(deg, path_len) over `num_nodes` labels, with the path that it asks for?
 
     Arguments: prefix and path, lists of int, one row each of what data.sample_graphs returns.
     Returns: bool; False, not an exception, whatever is wrong with the lists.
@@ -48,8 +48,8 @@ def is_path_star(prefix, path, deg, path_len, num_nodes):
 def cheat_rate(model, prefix, path, num_nodes):
     """Put the model on a wrong arm's first node: how often does it write that arm to its end, token by token?
 
-    Arguments: model(tokens, num_logits) -> logits, as model_gpt.GPT; prefix (B, P) and path (B, l), int64, with at least
-        two arms and l of 3 or more. Of several wrong arms, take any one.
+    Arguments: model(tokens, num_logits) -> logits, as model_gpt.GPT; prefix (B, P) and path (B, l), int64, with at
+        least two arms and l of 3 or more. Of several wrong arms, take any one.
     Returns: a float from 0 to 1, a share of the B graphs.
     """
     l = path.shape[1]
@@ -92,20 +92,29 @@ def in_weights_prompts(arms, num_nodes):
     return torch.stack([arms[:, 0], arms[:, -1], equals], dim=1)
 
 
-def memorise(arms, num_nodes, seed=1):
-    """Train a small model on one graph by next-token prediction, until it has the graph in its weights.
+def memorise(arms, held_out, num_nodes, seed=1):
+    """Train a small model by next-token prediction until it has one graph in its weights.
 
-    Arguments: arms (deg, l), int64. Every step can show all of in_weights_prompts, each followed by its arm.
-    Returns: the model, for evaluate.decode. A few seconds on one thread must do.
+    Each step may show every edge, forwards and backwards, in a form of your choice, and every path, after its prompt,
+    but those of the last `held_out` arms: what the model is asked about these, it was never told.
+
+    Arguments: arms (deg, l), int64. Returns: the model, for evaluate.decode. Seconds on one thread must do.
     """
     torch.manual_seed(seed)
-    prompts, steps = in_weights_prompts(arms, num_nodes), 60
-    longest = prompts.shape[1] + arms.shape[1] - 1
-    model = GPT(GPTConfig(data.vocab_size(num_nodes), longest, n_layer=2, n_head=2, n_embd=64))
-    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=0.0)
-    inputs, targets = data.layout("next", prompts, arms, num_nodes)
-    for _ in range(steps):
-        train.add_gradients(model, inputs, targets)
+    told = arms[: len(arms) - held_out]
+    path_inputs, path_targets = data.layout("next", in_weights_prompts(told, num_nodes), told, num_nodes)
+    tails, heads = arms[:, :-1].flatten(), arms[:, 1:].flatten()  # (E,)
+    onward, back = (torch.full_like(tails, num_nodes + mark) for mark in (data.PIPE, data.SLASH))
+    edge_inputs = torch.cat([torch.stack([tails, onward], dim=1), torch.stack([heads, back], dim=1)])  # (2 E, 2)
+    edge_targets = torch.cat([heads, tails])[:, None, None]  # (2 E, 1, 1): `a |` is followed by b, and `b /` by a
+
+    s = dict(steps=80, warmup=10)
+    model = GPT(GPTConfig(data.vocab_size(num_nodes), path_inputs.shape[1], n_layer=2, n_head=2, n_embd=64))
+    optimizer = torch.optim.AdamW(model.parameters(), weight_decay=0.0)
+    for step in range(s["steps"]):
+        train.add_gradients(model, path_inputs, path_targets)
+        train.add_gradients(model, edge_inputs, edge_targets)
+        optimizer.param_groups[0]["lr"] = 5e-3 * train.schedule(step, s)
         optimizer.step()
         optimizer.zero_grad()
     return model

@@ -1,0 +1,47 @@
+"""Whose answers are graded: those in the folder of `--student`, or else our own.
+
+With --student, every file of the lab comes from that folder, and this lab's own are out of Python's sight.
+"""
+
+import importlib
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).resolve().parent
+HOME = HERE.parent.parent  # the lab
+FILES = ("data", "model_gpt", "model_mamba", "evaluate", "train", "solutions")
+
+
+def pytest_configure(config):
+    if not config.getoption("--student"):
+        return
+    folder = student_folder(config)
+    if not folder.is_dir():
+        raise pytest.UsageError(f"--student {folder} is no folder; python tests/assignments/blank.py DIR makes one")
+    for name in FILES:
+        if not (folder / f"{name}.py").is_file():
+            raise pytest.UsageError(
+                f"--student {folder} holds no {name}.py; python tests/assignments/blank.py DIR makes all files"
+            )
+    sys.path[:] = [str(folder)] + [p for p in sys.path if Path(p).resolve() not in (HOME, HERE)]
+    for name in FILES:
+        try:
+            importlib.import_module(name)
+        except Exception as fault:
+            raise pytest.UsageError(f"{folder / name}.py cannot be imported: {type(fault).__name__}: {fault}") from None
+
+
+def student_folder(config):
+    return (config.invocation_params.dir / config.getoption("--student")).resolve()
+
+
+@pytest.fixture
+def answers(request):
+    """experiments.json of whoever is graded, and the folder that the runs named in it are relative to."""
+    student = request.config.getoption("--student")
+    folder = student_folder(request.config) if student else HERE
+    text = (folder / "experiments.json").read_text(encoding="utf-8")
+    return json.loads(text), folder if student else HOME

@@ -1,0 +1,69 @@
+"""Exercise 1: the checker accepts what the sampler draws, and nothing else."""
+
+import random
+
+import pytest
+import torch
+
+import data
+from solutions import is_path_star
+
+SHAPES = [(1, 2, 4), (2, 4, 9), (3, 3, 12), (5, 5, 50)]
+
+
+def examples(deg, path_len, num_nodes, count=30):
+    prefix, path = data.sample_graphs(count, deg, path_len, num_nodes, torch.Generator().manual_seed(7))
+    return list(zip(prefix.tolist(), path.tolist()))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_every_sampled_example_is_accepted(shape):
+    assert all(is_path_star(prefix, path, *shape) is True for prefix, path in examples(*shape))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_one_changed_token_is_one_too_many(shape):
+    # Each change puts a label of this graph, or a mark, where another token belongs: that never leaves a right example.
+    chance = random.Random(1)
+    for prefix, path in examples(*shape):
+        tokens = prefix + path
+        for place, right in enumerate(tokens):
+            wrong = chance.choice(sorted({*tokens, shape[2] + data.DUMMY} - {right}))
+            changed = tokens[:place] + [wrong] + tokens[place + 1 :]
+            assert is_path_star(changed[: len(prefix)], changed[len(prefix) :], *shape) is False, (changed, place)
+
+
+def written(edges, start, goal, num_nodes=10):
+    """A prefix by hand: edges as a string like "35 79"."""
+    marks = ["|"] * (len(edges.split()) - 1) + ["/"]
+    tokens = [[int(edge[0]), int(edge[1]), num_nodes + "|=/".index(mark)] for edge, mark in zip(edges.split(), marks)]
+    return sum(tokens, []) + [start, goal, num_nodes + 1]
+
+
+@pytest.mark.parametrize(
+    "edges, path, right, why",
+    [
+        ("35 79 52 37", [3, 7, 9], True, "the lab's own example"),
+        ("37 35 52 79", [3, 7, 9], True, "in any order of its edges"),
+        ("35 79 52 37", [3, 5, 2], False, "the path leads to another goal"),
+        ("35 79 52 37", [3, 5, 9], False, "the path jumps from one arm to the other"),
+        ("35 97 52 37", [3, 7, 9], False, "an edge points the wrong way"),
+        ("35 79 59 37", [3, 7, 9], False, "two arms meet"),
+        ("37 79 72 35", [3, 7, 9], False, "an arm forks"),
+        ("37 79 38 62", [3, 7, 9], False, "an edge lies apart"),
+        ("37 79 26 62", [3, 7, 9], False, "a circle lies apart"),
+        ("37 79 93 35", [3, 7, 9], False, "an arm comes back to the start"),
+        ("37 79 37 79", [3, 7, 9], False, "one arm twice"),
+        ("37 79 98 35", [3, 7, 9], False, "arms of different length"),
+    ],
+)
+def test_graphs_by_hand(edges, path, right, why):
+    assert is_path_star(written(edges, 3, 9), path, 2, 3, 10) is right, why
+
+
+def test_sizes_and_labels_are_checked():
+    (prefix, path), *_ = examples(2, 4, 9)
+    for shape in ((2, 3, 9), (3, 4, 9), (2, 4, 8), (2, 4, 10), (1, 7, 9)):
+        assert is_path_star(prefix, path, *shape) is False
+    assert is_path_star(prefix[:-1], path, 2, 4, 9) is False and is_path_star(prefix, path[:-1], 2, 4, 9) is False
+    assert is_path_star(prefix[3:], path, 2, 4, 9) is False and is_path_star([], [], 2, 4, 9) is False

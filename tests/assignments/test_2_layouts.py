@@ -1,0 +1,63 @@
+"""Exercise 2: what each layout shows, and what it hides."""
+
+import pytest
+import torch
+
+from data import DUMMY, IGNORE, layout, sample_graphs
+
+L, N = 5, 20
+PREFIX, PATH = sample_graphs(40, 3, L, N, torch.Generator().manual_seed(5))
+P = PREFIX.shape[1]
+ALL = [("next", False, 1), ("reverse", True, 1), ("reverse", False, 1), ("teacherless", False, 1)]
+ALL += [("teacherless", True, 1), ("multi", False, 1), ("multi", False, 3), ("multi", True, L)]
+
+
+def spoken(objective, reverse):
+    """The path in the order in which it is written."""
+    return PATH.flip(1) if reverse or objective == "reverse" else PATH
+
+
+@pytest.mark.parametrize("objective, reverse, n_future", ALL)
+def test_shapes_and_the_prefix(objective, reverse, n_future):
+    before = PREFIX.clone(), PATH.clone()
+    inputs, targets = layout(objective, PREFIX, PATH, N, reverse, n_future)
+    assert inputs.shape == (40, P + L - 1) and targets.shape == (40, L, n_future)
+    assert inputs.dtype == targets.dtype == torch.int64
+    assert torch.equal(inputs[:, :P], PREFIX)
+    assert torch.equal(PREFIX, before[0]) and torch.equal(PATH, before[1])
+
+
+@pytest.mark.parametrize("objective, reverse, n_future", ALL)
+def test_the_first_column_of_targets_is_the_path(objective, reverse, n_future):
+    _, targets = layout(objective, PREFIX, PATH, N, reverse, n_future)
+    assert torch.equal(targets[:, :, 0], spoken(objective, reverse))
+
+
+@pytest.mark.parametrize("objective, reverse, n_future", [row for row in ALL if row[0] != "teacherless"])
+def test_with_a_teacher_each_target_is_the_next_input(objective, reverse, n_future):
+    inputs, targets = layout(objective, PREFIX, PATH, N, reverse, n_future)
+    assert torch.equal(inputs[:, P:], targets[:, :-1, 0])
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_without_a_teacher_nothing_of_the_path_is_shown(reverse):
+    inputs, _ = layout("teacherless", PREFIX, PATH, N, reverse)
+    assert (inputs[:, P:] == N + DUMMY).all()
+
+
+@pytest.mark.parametrize("n_future", [1, 2, L])
+@pytest.mark.parametrize("reverse", [False, True])
+def test_head_k_speaks_of_the_token_k_ahead(n_future, reverse):
+    inputs, targets = layout("multi", PREFIX, PATH, N, reverse, n_future)
+    for k in range(n_future):
+        assert torch.equal(targets[:, : L - k, k], spoken("multi", reverse)[:, k:])
+        assert (targets[:, L - k :, k] == IGNORE).all()
+
+
+@pytest.mark.parametrize("objective, reverse, n_future", ALL)
+def test_no_output_has_seen_what_it_must_say(objective, reverse, n_future):
+    # All labels of a path differ, so whether a target was revealed can be read off the path's side of the inputs.
+    inputs, targets = layout(objective, PREFIX, PATH, N, reverse, n_future)
+    for place in range(L):
+        shown = inputs[:, P : P + place]
+        assert not (shown[:, :, None] == targets[:, place][:, None, :]).any()

@@ -1,0 +1,93 @@
+"""Exercise 3: causal attention with a token shift, by what it must do. Everything is in float64."""
+
+import pytest
+import torch
+
+from model_gpt import Attention, GPTConfig
+
+B, T = 2, 7
+
+
+def make(n_head=2, n_embd=8, token_shift=True, identity=False):
+    """An Attention with random weights, or with the identity for each matrix."""
+    config = GPTConfig(vocab_size=1, block_size=T, n_head=n_head, n_embd=n_embd, token_shift=token_shift)
+    attention = Attention(config).double()
+    generator = torch.Generator().manual_seed(4)
+    for p in attention.parameters():
+        values = 0.5 * torch.randn(p.shape, generator=generator, dtype=torch.float64)
+        p.data.copy_(torch.eye(n_embd).repeat(len(p) // n_embd, 1) if identity and p.ndim == 2 else values)
+    return attention
+
+
+def random_input(C=8, seed=1):
+    return torch.randn(B, T, C, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def near(a, b):
+    return torch.allclose(a, b, rtol=1e-9, atol=1e-10)
+
+
+def test_the_future_is_unseen_and_the_past_is_seen():
+    attention, x = make(), random_input()
+    before = attention(x, T)
+    for place in range(T):
+        changed = x.clone()
+        changed[:, place] += 1
+        after = attention(changed, T)
+        assert near(before[:, :place], after[:, :place])
+        assert not (before[:, place:] - after[:, place:]).abs().amax(dim=2).lt(1e-6).any()
+
+
+@pytest.mark.parametrize("num_queries", [1, 3, T])
+def test_the_last_outputs_alone_are_the_same(num_queries):
+    attention, x = make(), random_input()
+    assert near(attention(x, num_queries), attention(x, T)[:, T - num_queries :])
+
+
+def test_without_a_shift_the_order_of_the_past_does_not_matter():
+    attention, x = make(token_shift=False), random_input()
+    mixed = torch.cat([x[:, [3, 0, 5, 1, 4, 2]], x[:, -1:]], dim=1)
+    assert near(attention(x, 1), attention(mixed, 1))
+    assert not near(make()(x, 1), make()(mixed, 1))  # with the shift it does
+
+
+def test_queries_of_zero_take_the_mean_of_the_values():
+    attention, x = make(), random_input()
+    to_query, _, to_value = attention.c_attn.weight.data.split(8)
+    to_query.zero_()
+    share = attention.shift.data[8:]  # of the token before, in the values; before the first token there are zeros
+    v = x @ to_value.T
+    v = (1 - share) * v + share * torch.cat([torch.zeros(B, 1, 8), v[:, :-1]], dim=1)
+    means = v.cumsum(dim=1) / torch.arange(1, T + 1)[:, None]
+    assert near(attention(x, T), means @ attention.c_proj.weight.T)
+
+
+@pytest.mark.parametrize("n_head", [1, 2, 4])
+def test_two_tokens_share_by_the_softmax_of_their_scores(n_head):
+    attention, x = make(n_head, token_shift=False, identity=True), random_input()[:, :2]
+    D = 8 // n_head
+    x0, x1 = (x[:, i].view(B, n_head, D) for i in (0, 1))
+    share = torch.sigmoid(((x1 * x0).sum(2) - (x1 * x1).sum(2)) / D**0.5)[:, :, None]  # of token 0, head by head
+    assert near(attention(x, 1)[:, 0].view(B, n_head, D), share * x0 + (1 - share) * x1)
+
+
+@pytest.mark.parametrize("head", range(4))
+def test_a_head_keeps_to_its_channels(head):
+    attention, x = make(n_head=4, identity=True), random_input()
+    before = attention(x, T)
+    attention.c_attn.weight.data[2 * head : 2 * head + 2] *= 3  # its two rows of the queries' matrix
+    changed = (attention(x, T) - before).abs().amax(dim=(0, 1)) > 1e-6
+    assert changed.tolist() == [channel // 2 == head for channel in range(8)]
+
+
+@pytest.mark.parametrize("keys_before, found", [(1, "after"), (0, "before")])
+def test_an_edge_is_found_by_either_end(keys_before, found):
+    # Tokens as far apart as can be, and one head: it looks for tokens like its own, and finds their neighbour.
+    attention = make(n_head=1, identity=True)
+    attention.shift.data[:8], attention.shift.data[8:] = keys_before, 1 - keys_before
+    a, b, c, d = 50 * torch.eye(8, dtype=torch.float64)[:4]
+    if found == "after":  # the last token is a, whose neighbour after it was b
+        sequence, expected = [c, a, b, d, a], b
+    else:  # the last token is b: it was after a, and is after d now
+        sequence, expected = [c, a, b, d, b], (a + d) / 2
+    assert near(attention(torch.stack(sequence)[None], 1)[0, 0], expected)

@@ -1,0 +1,76 @@
+"""Exercise 4: the selective scan, its recurrence (part a) and its backward pass (part b). Everything is in float64."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from model_mamba import selective_scan, selective_scan_reference
+
+
+def scan_inputs(batch, length, channels, N, seed=2):
+    """x, dt, A, B, C, D and the first state h."""
+    generator = torch.Generator().manual_seed(seed)
+    normal = lambda *shape: torch.randn(*shape, dtype=torch.float64, generator=generator)
+    x, dt, A = normal(batch, length, channels), F.softplus(normal(batch, length, channels)), -normal(channels, N).exp()
+    return [x, dt, A, normal(batch, length, N), normal(batch, length, N), normal(channels), normal(batch, channels, N)]
+
+
+def closed_form(x, dt, A, B, C, D, h):
+    """The same scan as a sum: what step s wrote has decayed by exp(A (dt_{s+1} + … + dt_t)) when step t reads it."""
+    time = dt.cumsum(dim=1)  # (B, T, E)
+    past = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool).tril()[:, :, None, None]  # (T, T, 1, 1): s up to t
+    elapsed = (time[:, :, None] - time[:, None])[..., None] * A  # (B, T, T, E, N): from s to t
+    decay = elapsed.masked_fill(~past, -torch.inf).exp()
+    states = torch.einsum("btsen,bse,bsn->bten", decay, dt * x, B) + (time[..., None] * A).exp() * h[:, None]
+    return torch.einsum("bten,btn->bte", states, C) + D * x, states[:, -1]
+
+
+def near(a, b):
+    return torch.allclose(a, b, rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize("length", [1, 2, 13])
+def test_a_the_recurrence_is_the_sum_that_it_stands_for(length):
+    inputs = scan_inputs(3, length, 4, 5)
+    y, h = selective_scan_reference(*inputs)
+    expected_y, expected_h = closed_form(*inputs)
+    assert y.shape == (3, length, 4) and h.shape == (3, 4, 5)
+    assert near(y, expected_y) and near(h, expected_h)
+
+
+def test_a_where_no_time_passes_the_state_stays():
+    x, dt, A, B, C, D, h = scan_inputs(2, 6, 3, 4)
+    y, last = selective_scan_reference(x, 0 * dt, A, B, C, D, h)
+    assert near(last, h) and near(y - D * x, torch.einsum("ben,btn->bte", h, C))
+
+
+def test_a_two_halves_are_the_whole():
+    x, dt, A, B, C, D, h = scan_inputs(2, 9, 3, 4)
+    y, last = selective_scan_reference(x, dt, A, B, C, D, h)
+    first, between = selective_scan_reference(x[:, :4], dt[:, :4], A, B[:, :4], C[:, :4], D, h)
+    second, end = selective_scan_reference(x[:, 4:], dt[:, 4:], A, B[:, 4:], C[:, 4:], D, between)
+    assert near(torch.cat([first, second], dim=1), y) and near(end, last)
+
+
+@pytest.mark.parametrize("length", [1, 8, 10])
+def test_b_gradients_are_finite_differences(length):
+    def scan(*inputs):
+        return selective_scan(*inputs, return_state=True, method="fast")
+
+    inputs = [v.requires_grad_() for v in scan_inputs(2, length, 2, 2)]
+    assert torch.autograd.gradcheck(scan, inputs)
+
+
+@pytest.mark.parametrize("length", [7, 33])
+def test_b_gradients_are_those_of_the_sum(length):
+    inputs = [v.requires_grad_() for v in scan_inputs(5, length, 4, 3)]
+    kept = [v.detach().clone() for v in inputs]
+    results = []
+    for y, h in (selective_scan(*inputs, return_state=True, method="fast"), closed_form(*inputs)):
+        loss = (y.sin() * torch.arange(1, length + 1)[:, None]).sum() + h.pow(2).sum()
+        results.append(torch.autograd.grad(loss, inputs, retain_graph=True))
+        again = torch.autograd.grad(loss, inputs)  # nothing that forward kept may be lost on the way
+        assert all(near(a, b) for a, b in zip(results[-1], again))
+    for name, fast, exact in zip(("x", "dt", "A", "B", "C", "D", "initial_state"), *results):
+        assert fast.shape == exact.shape and near(fast, exact), f"the gradient of {name}"
+    assert all(torch.equal(a, b) for a, b in zip(inputs, kept))

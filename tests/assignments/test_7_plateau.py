@@ -1,0 +1,43 @@
+"""Exercise 7: the plateau of teacherless training, found in a log, and left sooner in another run."""
+
+from run_folder import HOME, is_share, read_run
+
+BASELINE = "results/plain_gpt_2_4_seed_1"  # read from this lab, not from the student's copy of it
+LEFT = 0.5  # the plateau is over when the token before the goal is right in half of the graphs
+
+
+def token_before_the_goal(log):
+    return [record["position_accuracy"][-2] for record in log]
+
+
+def graphs_until_left(log):
+    """How many graphs the run had seen when it was first measured off the plateau; None: never."""
+    for record, share in zip(log, token_before_the_goal(log)):
+        if share >= LEFT:
+            return record["graphs"]
+    return None
+
+
+def test_the_plateau_was_found(answers):
+    level = answers[0]["7"]["level_on_the_plateau"]
+    assert is_share(level), "exercise 7: at which accuracy does the token before the goal wait, in the baseline's log?"
+    _, log = read_run(HOME, BASELINE, exercise=7)
+    waiting = token_before_the_goal(log)[1:]
+    assert graphs_until_left(log) is None and min(waiting) - 0.02 <= level <= max(waiting) + 0.02
+
+
+def test_the_plateau_was_shortened(answers):
+    sheet, folder = answers[0]["7"], answers[1]
+    assert len(sheet["changed"].split()) >= 3, "exercise 7: say what you changed"
+    assert len(sheet["why"].split()) >= 10, "exercise 7: say why it shortens the plateau"
+    config, log = read_run(folder, sheet["run"], exercise=7)
+    baseline, baseline_log = read_run(HOME, BASELINE, exercise=7)
+    for name in ("deg", "path_len", "num_nodes", "n_train", "train_file", "objective", "reverse", "only_difficult"):
+        assert config[name] == baseline[name], f"exercise 7: --{name} must be {baseline[name]}, as in the baseline"
+    assert config["model"] == "gpt" and config["n_test"] >= 1000, "exercise 7: a GPT, tested on 1,000 graphs or more"
+    assert not config.get("init_from"), "exercise 7: start from nothing, for the log counts this run's graphs only"
+    if folder != HOME:  # a student's
+        assert config["no_token_shift"], "exercise 7: the token shift is our answer; find yours with --no_token_shift"
+    left = graphs_until_left(log)
+    budget = baseline_log[-1]["graphs"]  # the baseline was still on the plateau then
+    assert left is not None and left < budget, f"exercise 7: {sheet['run']} is on the plateau for {budget:,} graphs"

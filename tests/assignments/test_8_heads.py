@@ -1,0 +1,86 @@
+"""Exercise 8: the gradients of several output heads on one trunk, taken one head after the other. In float64."""
+
+import pytest
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+from data import IGNORE
+from train import add_gradients
+
+B, T, l, V = 3, 9, 4, 7
+
+
+class Tiny(nn.Module):
+    """Stands where a model does; it notes when its trunk and its heads are run, forward and backward."""
+
+    def __init__(self, n_future):
+        super().__init__()
+        torch.manual_seed(6)
+        self.embedding, self.mix = nn.Embedding(V, 5).double(), nn.Linear(5, 5).double()
+        self.heads = nn.ModuleList(nn.Linear(5, V) for _ in range(n_future)).double()
+        self.notes = []
+
+    def trunk(self, tokens, cache=None):
+        x = self.mix(self.embedding(tokens)).tanh()
+        if x.requires_grad:
+            self.notes.append("trunk forward")
+            x.grad_fn.register_prehook(lambda _: self.notes.append("trunk backward"))
+        return x
+
+    def head(self, x, k=0, num_logits=None, cache=None):
+        y = self.heads[k](x[:, x.shape[1] - (num_logits or x.shape[1]) :].sin())
+        self.notes.append(f"head {k} forward, {y.shape[1]} logits")
+        y.grad_fn.register_prehook(lambda _: self.notes.append(f"head {k} backward"))
+        return y
+
+    def forward(self, tokens, num_logits=None, cache=None):
+        return self.head(self.trunk(tokens, cache), 0, num_logits, cache)
+
+
+def batch(K, seed=0):
+    """Random inputs (B, T) and targets (B, l, K); head k has no target at the last k places."""
+    generator = torch.Generator().manual_seed(seed)
+    inputs, targets = (torch.randint(V, shape, generator=generator) for shape in ((B, T), (B, l, K)))
+    for k in range(1, K):
+        targets[:, l - k :, k] = IGNORE
+    return inputs, targets
+
+
+def all_at_once(model, inputs, targets):
+    """The loss and its gradients by definition: cross-entropies, a mean over the targets and a sum over the heads."""
+    x, loss = model.trunk(inputs), 0.0
+    for k in range(targets.shape[2]):
+        log_p = F.log_softmax(model.head(x, k)[:, T - l :], dim=2)
+        real = targets[:, :, k] != IGNORE
+        loss = loss - log_p[real].gather(1, targets[:, :, k][real][:, None]).mean()
+    return loss.item(), torch.autograd.grad(loss, list(model.parameters()))
+
+
+def gradients(model):
+    return [p.grad for p in model.parameters()]
+
+
+@pytest.mark.parametrize("K", [1, 2, 4])
+def test_loss_and_gradients_are_those_of_the_sum_over_heads(K):
+    model = Tiny(K)
+    expected_loss, expected = all_at_once(model, *batch(K))
+    loss = add_gradients(model, *batch(K))
+    assert isinstance(loss, float) and loss == pytest.approx(expected_loss)
+    assert all(torch.allclose(a, b, rtol=1e-9, atol=1e-12) for a, b in zip(gradients(model), expected))
+
+
+def test_gradients_are_added_to_those_that_are_there():
+    model = Tiny(3)
+    _, first = all_at_once(model, *batch(3, seed=1))
+    _, second = all_at_once(model, *batch(3, seed=2))
+    add_gradients(model, *batch(3, seed=1)), add_gradients(model, *batch(3, seed=2))
+    for a, b, both in zip(first, second, gradients(model)):
+        assert torch.allclose(a + b, both, rtol=1e-9, atol=1e-12)
+
+
+def test_heads_take_turns_and_the_trunk_runs_once():
+    model = Tiny(3)
+    add_gradients(model, *batch(3))
+    turns = [turn for k in range(3) for turn in (f"head {k} forward, {l} logits", f"head {k} backward")]
+    assert model.notes == ["trunk forward", *turns, "trunk backward"]

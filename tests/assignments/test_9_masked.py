@@ -1,0 +1,47 @@
+"""Exercise 9: a teacher who forgets. Each revealed token is hidden with the given probability; the rest stays."""
+
+import pytest
+import torch
+
+import data
+from solutions import masked_layout
+
+L, N = 5, 30
+
+
+def graphs(count=50):
+    return data.sample_graphs(count, 2, L, N, torch.Generator().manual_seed(9))
+
+
+def hidden_by(share, count=50, seed=1):
+    """Which of the revealed tokens are hidden: (B, L - 1), bool. On the way, that nothing else changed."""
+    prefix, path = graphs(count)
+    before = prefix.clone(), path.clone()
+    inputs, targets = masked_layout(prefix, path, N, share, torch.Generator().manual_seed(seed))
+    assert torch.equal(prefix, before[0]) and torch.equal(path, before[1])
+    P = prefix.shape[1]
+    assert inputs.dtype == targets.dtype == torch.int64 and inputs.shape == (count, P + L - 1)
+    assert torch.equal(inputs[:, :P], prefix) and torch.equal(targets, path[:, :, None])
+    hidden = inputs[:, P:] == N + data.DUMMY
+    assert torch.equal(inputs[:, P:][~hidden], path[:, :-1][~hidden])
+    return hidden
+
+
+def test_at_the_ends_it_is_next_and_teacherless():
+    assert not hidden_by(0.0).any() and hidden_by(1.0).all()
+
+
+@pytest.mark.parametrize("share", [0.2, 0.5])
+def test_each_token_is_hidden_on_its_own(share):
+    count = 20_000
+    hidden = hidden_by(share, count).double()
+    five_sigma = lambda p: 5 * (p * (1 - p) / count) ** 0.5
+    assert ((hidden.mean(dim=0) - share).abs() < five_sigma(share)).all()  # every place as often
+    for i in range(L - 1):
+        for j in range(i):  # and two places together as often as chance has it
+            assert abs((hidden[:, i] * hidden[:, j]).mean() - share**2) < five_sigma(share**2)
+
+
+def test_the_generator_decides():
+    assert torch.equal(hidden_by(0.5, seed=1), hidden_by(0.5, seed=1))
+    assert not torch.equal(hidden_by(0.5, seed=1), hidden_by(0.5, seed=2))
