@@ -187,6 +187,8 @@ def check_settings(s):
         )
     if s["eval_only"] and not s["resume"]:
         raise ValueError("--eval_only needs --resume and the folder of the run whose checkpoint is to be evaluated")
+    if s["scan"] == "triton" and s["device"] == "cpu":
+        raise ValueError("--scan triton needs a GPU, but --device is cpu; give --scan fast")
     try:
         torch.empty(1, device=s["device"])
     except (RuntimeError, AssertionError):

@@ -399,6 +399,7 @@ def refusal(capsys, *flags, tiny=TINY):
         ("--train_file nowhere.txt", "nowhere.txt"),
         ("--device cuda:77", "--device cuda:77 is not to be had here; give --device cpu"),
         ("--device toaster", "--device toaster is not to be had here"),
+        ("--model mamba --scan triton", "--scan triton needs a GPU, but --device is cpu; give --scan fast"),
         ("--dtype float16", "argument --dtype: invalid choice: 'float16'"),
         ("--bogus", "unrecognized arguments: --bogus"),
     ],
