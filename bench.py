@@ -1,7 +1,7 @@
 """Speed and memory against what a user would pick instead, and against what the machine allows.
 
     python bench.py                  everything: a table of ratios, and a line for each in results/bench.jsonl
-    python bench.py gpt              one part: data, gpt, mamba, multi, decode, muon, size or start
+    python bench.py gpt              one part: data, gpt, mamba, triton, multi, decode, muon, size or start
     python bench.py multi --run DIR  drafts of the model that `python train.py --multi` left in DIR
     python bench.py --help           everything else
 
@@ -311,6 +311,36 @@ def gradients_of_scan(method, batch, T, E, N):
     selective_scan(**{name: v.requires_grad_() for name, v in inputs.items()}, method=method).sum().backward()
 
 
+def bench_triton(args):
+    """The fused kernel on a GPU, forward and backward, beside the other scans and the memory's bandwidth."""
+    if not (torch.cuda.is_available() and installed("triton")):
+        print("the fused scan is timed on a GPU, with triton; results/README.md has what its bytes let expect")
+        return
+    large = torch.rand(2**28, device="cuda")
+    bandwidth = 2 * large.nbytes / best_of_ten(lambda out=torch.empty_like(large): finish(out.copy_(large)))
+    for batch, T, E, N in ((256, 36, 256, 16), (16, 512, 256, 16), (8, 2048, 2048, 16)):
+        x, dt, B, C = (torch.rand(batch, T, width, device="cuda") for width in (E, E, N, N))
+        inputs = [v.requires_grad_() for v in (x, dt, -torch.rand(E, N, device="cuda"), B, C, torch.rand(E, device="cuda"))]
+        peers = {name: lambda name=name: selective_scan(*inputs, method=name) for name in ("triton", "reference", "fast")}
+        if installed("mamba_ssm"):
+            from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
+
+            turned = [v if v.ndim < 3 else v.detach().mT.contiguous().requires_grad_() for v in inputs]  # (B, E, T)
+            peers["mamba_ssm"] = lambda: selective_scan_fn(*turned)
+        ours = peers.pop("triton")
+        moved = 16 * batch * T * E * 4  # as counted in scan_triton.selective_scan_triton
+        for name, scan in peers.items():
+            times = compare(*(lambda scan=scan: finish(scan().sum().backward()) for scan in (ours, scan)), args.runs)
+            note = f"{moved / times['ours_seconds'] / bandwidth:.0%} of the bandwidth, {bandwidth / 1e9:,.0f} GB/s"
+            setting = f"scan on a GPU, (B, T, E, N) = ({batch}, {T}, {E}, {N})"
+            yield dict(setting=setting, peer=name, **times, note=note, bytes=moved, bytes_per_second=bandwidth)
+
+
+def finish(_):
+    """Wait until the GPU has done what it was given."""
+    torch.cuda.synchronize()
+
+
 def bench_multi(args):
     B, V = (8, 1000) if args.quick else (256, 32_000)
     ours, one = (f"gradients_of_heads({n}, {B}, {V})" for n in (4, 1))
@@ -436,8 +466,8 @@ def bench_start(args):
 # ---------------------------------------------------------------------------------------------------------
 # The command line
 
-PARTS = dict(data=bench_data, gpt=bench_gpt, mamba=bench_mamba, multi=bench_multi, decode=bench_decode)
-PARTS |= dict(muon=bench_muon, size=bench_size, start=bench_start)
+PARTS = dict(data=bench_data, gpt=bench_gpt, mamba=bench_mamba, triton=bench_triton, multi=bench_multi)
+PARTS |= dict(decode=bench_decode, muon=bench_muon, size=bench_size, start=bench_start)
 
 
 def show(r):
