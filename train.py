@@ -12,7 +12,6 @@ folder, main.
 """
 
 import argparse
-import atexit
 import functools
 import json
 import math
@@ -46,7 +45,7 @@ from muon import Muon
 SETTINGS = {
     "the task": dict(
         deg=(2, "arms that leave the start node"),
-        path_len=(4, "nodes of an arm, counted with the start"),
+        path_len=(5, "nodes of an arm, counted with the start"),
         num_nodes=(50, "node labels to draw from"),
         n_train=(0, "graphs in a fixed training set, the paper's is 200000; 0: fresh graphs at every step"),
         n_test=(0, "unseen graphs to evaluate on; 0: 2000, or all that --test_file has"),
@@ -66,9 +65,9 @@ SETTINGS = {
     ),
     "the model": dict(
         model=("gpt", "a Transformer or a Mamba"),
-        n_layer=(6, "blocks"),
-        n_head=(2, "attention heads of the GPT"),
-        n_embd=(64, "channels"),
+        n_layer=(0, "blocks; 0: 8 for the GPT, 4 for Mamba"),
+        n_head=(4, "attention heads of the GPT"),
+        n_embd=(0, "channels; 0: 128 for the GPT, 64 for Mamba"),
         no_token_shift=(False, "the GPT without its token shift: as in GPT-2, and slower to learn anything at all"),
         init_from=(
             "",
@@ -81,7 +80,7 @@ SETTINGS = {
         optimizer=("muon", "muon: Muon for the blocks' matrices and AdamW for the rest; adamw: AdamW for all"),
         lr=(2e-3, "AdamW's learning rate; Muon's is ten times that"),
         batch_size=(256, "graphs a step"),
-        steps=(300, "steps; the learning rate falls to 0 over the last 30 %%"),
+        steps=(400, "steps; the learning rate falls to 0 over the last 30 %%"),
         warmup=(10, "steps over which the learning rate rises"),
     ),
     "the run": dict(
@@ -436,6 +435,7 @@ def train(s, folder, test, train_graphs, forbidden, checkpoint=None):
             if rank == 0:
                 save_checkpoint(folder, step, loss, time.monotonic() - began, model, optimizers, s)
                 print(f"\nStopped at step {step}. Go on with: python train.py --resume {folder}", file=sys.stderr)
+            leave_processes(status=1)
             sys.exit(1)
 
         step_began = time.monotonic()
@@ -501,9 +501,17 @@ def join_processes(s):
             )
         torch.cuda.set_device(rank_here)
     dist.init_process_group("nccl" if s["device"] == "cuda" else "gloo")
-    atexit.register(dist.destroy_process_group)
     if dist.get_rank() > 0:
         sys.stdout = open(os.devnull, "w")
+
+
+def leave_processes(status=0):
+    """Under torchrun, part from the other processes, all at once, and end this one."""
+    if dist.is_initialized():
+        dist.barrier()
+        dist.destroy_process_group()
+        sys.stdout.flush()
+        os._exit(status)  # gloo's threads may still hold tensors, and abort if Python takes itself down around them
 
 
 def this_process():
@@ -625,6 +633,8 @@ def settle(given):
         files = read_files(s, given)
         s["n_test"] = s["n_test"] or (len(files["test_file"][0]) if s["test_file"] else 2000)
         s["n_future"] = s["n_future"] or (min(4, s["path_len"]) if s["objective"] == "multi" else 1)
+        s["n_layer"] = s["n_layer"] or (8 if s["model"] == "gpt" else 4)
+        s["n_embd"] = s["n_embd"] or (128 if s["model"] == "gpt" else 64)
     if s["device"] == "auto":
         s["device"] = "cuda" if torch.cuda.is_available() else "cpu"
     check_settings(s)
@@ -646,20 +656,21 @@ def main(argv=None):
             rank, world = this_process()
             test = [part[rank::world].to(s["device"]) for part in graphs[0]]
             print(json.dumps({"step": step, "chance": 1 / s["deg"]} | evaluate(model.to(s["device"]), *test, s)))
-            return
-        folder = None
-        if this_process()[0] == 0:
-            folder = Path(s["resume"]) if checkpoint else new_folder(s)
-            if checkpoint:
-                keep_lines_before(checkpoint["step"], folder / "log.jsonl")
-            write_config(folder, s)
-        record = train(s, folder, *graphs, checkpoint)
+        else:
+            folder = None  # only the first process has one
+            if this_process()[0] == 0:
+                folder = Path(s["resume"]) if checkpoint else new_folder(s)
+                if checkpoint:
+                    keep_lines_before(checkpoint["step"], folder / "log.jsonl")
+                write_config(folder, s)
+            record = train(s, folder, *graphs, checkpoint)
+            if folder:
+                conclude(record, folder, s)
+        leave_processes()
     except (ValueError, OSError, ImportError, FloatingPointError) as fault:
         refuse(fault)
     except KeyboardInterrupt:
         sys.exit("\ntrain.py: stopped at once; --resume goes on from the run's last checkpoint, if it had come to one")
-    if folder:
-        conclude(record, folder, s)
 
 
 if __name__ == "__main__":

@@ -378,7 +378,7 @@ def refusal(capsys, *flags, tiny=TINY):
         ("--steps 0", "--steps is 0; give 1 or more"),
         ("--batch_size 0", "--batch_size is 0"),
         ("--eval_every 0", "--eval_every is 0"),
-        ("--n_layer 0", "--n_layer is 0"),
+        ("--n_layer -1", "--n_layer is -1"),
         ("--n_head 0", "--n_head is 0"),
         ("--seed -1", "--seed is -1"),
         ("--warmup -1", "--warmup is -1"),
