@@ -80,8 +80,9 @@ SETTINGS = {
         optimizer=("muon", "muon: Muon for the blocks' matrices and AdamW for the rest; adamw: AdamW for all"),
         lr=(2e-3, "AdamW's learning rate; Muon's is ten times that"),
         batch_size=(256, "graphs a step"),
-        steps=(400, "steps; the learning rate falls to 0 over the last 30 %%"),
+        steps=(300, "steps"),
         warmup=(10, "steps over which the learning rate rises"),
+        decay=(0.7, "share of the steps, the last ones, over which the learning rate falls to 0"),
     ),
     "the run": dict(
         seed=(1, "fixes the whole run on a CPU"),
@@ -169,6 +170,8 @@ def check_settings(s):
             raise ValueError(f"--{name} is {s[name]}; give {least} or more")
     if not 0 < s["lr"] < math.inf:
         raise ValueError(f"--lr is {s['lr']}; give a number above 0")
+    if not 0 < s["decay"] <= 1:
+        raise ValueError(f"--decay is {s['decay']}; give a share above 0, at most 1")
     data.check_sizes(s["deg"], s["path_len"], s["num_nodes"])
     if s["model"] == "gpt" and s["n_embd"] % s["n_head"]:
         raise ValueError(
@@ -355,8 +358,8 @@ def make_optimizers(model, s):
 
 
 def schedule(step, s):
-    """The share of the learning rate at one step: it rises over the warm-up and falls to 0 over the last 30 %."""
-    return min(1.0, (step + 1) / (s["warmup"] + 1), (s["steps"] - step) / (0.3 * s["steps"]))
+    """The share of the learning rate at one step: it rises over the warm-up, and falls to 0 towards the end."""
+    return min(1.0, (step + 1) / (s["warmup"] + 1), (s["steps"] - step) / (s["decay"] * s["steps"]))
 
 
 def add_gradients(model, inputs, targets):

@@ -210,7 +210,7 @@ def test_only_difficult_trains_on_the_first_step_alone(tmp_path, monkeypatch):
 
 
 def test_the_learning_rate_rises_stays_and_falls_to_nothing():
-    shares = [train.schedule(step, dict(steps=100, warmup=10)) for step in range(100)]
+    shares = [train.schedule(step, dict(steps=100, warmup=10, decay=0.3)) for step in range(100)]
     assert shares[0] == pytest.approx(1 / 11) and shares[9] < 1 == shares[10] == shares[69] and shares[72] < 1
     assert 0 < shares[-1] < 0.05
 
@@ -385,6 +385,9 @@ def refusal(capsys, *flags, tiny=TINY):
         ("--threads -1", "--threads is -1"),
         ("--lr 0", "--lr is 0.0"),
         ("--lr nan", "--lr is nan"),
+        ("--decay 0", "--decay is 0.0; give a share above 0, at most 1"),
+        ("--decay 1.1", "--decay is 1.1"),
+        ("--decay nan", "--decay is nan"),
         ("--lr fast", "argument --lr: invalid float value: 'fast'"),
         ("--steps many", "argument --steps: invalid int value: 'many'"),
         ("--model rnn", "argument --model: invalid choice: 'rnn'"),

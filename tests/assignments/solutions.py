@@ -108,7 +108,7 @@ def memorise(arms, held_out, num_nodes, seed=1):
     edge_inputs = torch.cat([torch.stack([tails, onward], dim=1), torch.stack([heads, back], dim=1)])  # (2 E, 2)
     edge_targets = torch.cat([heads, tails])[:, None, None]  # (2 E, 1, 1): `a |` is followed by b, and `b /` by a
 
-    s = dict(steps=80, warmup=10)
+    s = dict(steps=80, warmup=10, decay=0.3)
     model = GPT(GPTConfig(data.vocab_size(num_nodes), path_inputs.shape[1], n_layer=2, n_head=2, n_embd=64))
     optimizer = torch.optim.AdamW(model.parameters(), weight_decay=0.0)
     for step in range(s["steps"]):
