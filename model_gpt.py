@@ -150,9 +150,9 @@ class GPT(nn.Module):
         """Initial values that make planning learnable in minutes; results/README.md has what each of them is worth.
 
         Attention starts as the identity: a head looks for tokens like its own (with the token shift, for the other end of
-        an edge), and adds what it finds as it is, so that the next layer can look for that in turn. Steps can thus be
-        repeated from the first, which is what the difficult token takes. MLPs start silent. (Trockman & Kolter 2023,
-        "Mimetic initialization", go half that way with random matrices; GPT-2 starts everything at random, and at 0.02.)
+        an edge), and adds what it finds as it is, so that the next layer can look for that in turn. Before any training the
+        first step back from the goal is there, the second faintly, further ones not. MLPs start silent. (Trockman & Kolter
+        2023, "Mimetic initialization", go half that way with random matrices; GPT-2 starts all at random, and at 0.02.)
 
         Token embeddings start orthogonal, as far as there is room, so that no label is mistaken for another. Positions
         start small beside them, so that what is learned at one place holds at the others.
