@@ -4,7 +4,8 @@ A published model is a folder with `config.json` (its sizes) and `model.safetens
 tensors by name; large models in several such files, with an index beside them). `GPT.from_pretrained` and
 `Mamba.from_pretrained` know what their own tensors are called; all that has to do with files stands here. With these
 weights and `train.py --init_from`, the fine-tuning rows of Bachmann & Nagarajan 2024 (section 5) can be run, and
-tests/test_pretrained.py uses them to prove that our models compute what the published ones do.
+tests/test_pretrained.py uses them to prove that our models compute what the published ones do. In order: reading and
+writing folders, then fine-tuning.
 """
 
 import json
@@ -135,3 +136,48 @@ def write_folder(folder, config, tensors):
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     write_whole(folder / "pytorch_model.bin", lambda temporary: torch.save(tensors, temporary))
     write_whole(folder / "config.json", lambda temporary: temporary.write_text(json.dumps(config, indent=1) + "\n"))
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Fine-tuning: train.py --init_from
+
+
+def settings_of(given):
+    """The settings of train.py that --init_from decides, and those for which it has other defaults.
+
+    Arguments: given, a dict of the flags on the command line, with init_from. Returns: a dict.
+    Raises: ValueError, ImportError.
+    """
+    folder = find_folder(given["init_from"])
+    config = read_config(folder)
+    decided = {"model": "gpt" if config.get("model_type") == "gpt2" else "mamba", "no_token_shift": True}
+    named = {"n_layer": ("n_layer", "num_hidden_layers"), "n_embd": ("n_embd", "hidden_size", "d_model")}
+    if decided["model"] == "gpt":
+        named["n_head"] = ("n_head",)
+    decided |= {setting: first_of(config, folder, *names) for setting, names in named.items()}
+    for name, value in decided.items():
+        if given.get(name, value) != value:
+            raise ValueError(f"--{name} is {given[name]}, but in {folder} it is {value}; leave the flag out")
+    return {"optimizer": "adamw", "lr": 1e-4} | decided
+
+
+def start_from(model, name_or_dir):
+    """Put published weights into a model of the task; heads 2 … n keep their random start.
+
+    The task has a few dozen tokens and positions, and needs no tokenizer: its tokens take over the first rows of the
+    published table. In both vocabularies these are mostly single characters, which the network has met often, knows
+    apart and finds of the right size. Which label is which character does not matter: labels are drawn afresh for each
+    graph. Raises: ValueError, ImportError.
+    """
+    published = type(model).from_pretrained(name_or_dir).state_dict()
+    with torch.no_grad():
+        for name, p in model.state_dict().items():
+            if name.startswith("future"):
+                continue
+            rows = published[name]
+            if name.startswith(("wte", "wpe", "embedding", "lm_head")):
+                rows = rows[: len(p)]
+            if rows.shape != p.shape:
+                shapes = tuple(rows.shape), tuple(p.shape)
+                raise ValueError(f"--init_from {name_or_dir}: {name} is {shapes[0]}, but the model needs {shapes[1]}")
+            p.copy_(rows)

@@ -295,49 +295,6 @@ def make_model(s):
     )
 
 
-def read_published(given):
-    """What --init_from says about other settings, unless they are given. Returns: a dict. Raises: ValueError, ImportError."""
-    folder = pretrained.find_folder(given["init_from"])
-    config = pretrained.read_config(folder)
-    named = {"n_layer": ("n_layer", "num_hidden_layers"), "n_embd": ("n_embd", "hidden_size", "d_model")}
-    fixed = {"model": "gpt" if config.get("model_type") == "gpt2" else "mamba", "no_token_shift": True}
-    if fixed["model"] == "gpt":
-        named["n_head"] = ("n_head",)
-    fixed |= {setting: pretrained.first_of(config, folder, *names) for setting, names in named.items()}
-    for name, value in fixed.items():
-        if given.get(name, value) != value:
-            raise ValueError(
-                f"--{name} is {given[name]}, but in {given['init_from']} it is {value}; leave the flag out"
-            )
-    return {"optimizer": "adamw", "lr": 1e-4} | fixed
-
-
-def start_from_published(model, s):
-    """Put the weights that --init_from names into a model of the task; heads 2 … n keep their random start.
-
-    The task has 54 tokens and a few dozen positions, and needs no tokenizer: its tokens take over the first rows of the
-    published table. In both vocabularies these are single characters, which the network has met often, knows apart and
-    finds of the right size. Which label is which character does not matter, since labels are drawn afresh for each graph.
-    Raises: ValueError, ImportError, as in pretrained.py.
-    """
-    published = type(model).from_pretrained(s["init_from"]).state_dict()
-    with torch.no_grad():
-        for name, p in model.state_dict().items():
-            if name.startswith("future"):
-                continue
-            rows = (
-                published[name][: len(p)]
-                if name.split(".")[0] in ("wte", "wpe", "embedding", "lm_head")
-                else published[name]
-            )
-            if rows.shape != p.shape:
-                shapes = tuple(rows.shape), tuple(p.shape)
-                raise ValueError(
-                    f"--init_from {s['init_from']}: {name} is {shapes[0]}, but the model here needs {shapes[1]}"
-                )
-            p.copy_(rows)
-
-
 def make_optimizers(model, s):
     """Muon for the matrices inside the blocks and AdamW for all else, or AdamW for everything. Returns: a list."""
     stacked, single, rest = [], [], []
@@ -402,7 +359,7 @@ def train(s, folder, test, train_graphs, forbidden, checkpoint=None):
     optimizers = make_optimizers(model, s)
     step, loss, seconds = restore(model, optimizers, checkpoint) if checkpoint else (0, None, 0.0)
     if s["init_from"] and not checkpoint:
-        start_from_published(model, s)
+        pretrained.start_from(model, s["init_from"])
     if s["compile"]:
         # The scan stays as it is: its loops over time would be unrolled.
         model_mamba.selective_scan = torch.compiler.disable(model_mamba.selective_scan)
@@ -632,7 +589,7 @@ def settle(given):
     else:
         checkpoint = None
         s = {name: DEFAULTS[name] for name in DEFAULTS if name in KEPT}
-        s |= (read_published(given) if given.get("init_from") else {}) | given
+        s |= (pretrained.settings_of(given) if given.get("init_from") else {}) | given
         files = read_files(s, given)
         s["n_test"] = s["n_test"] or (len(files["test_file"][0]) if s["test_file"] else 2000)
         s["n_future"] = s["n_future"] or (min(4, s["path_len"]) if s["objective"] == "multi" else 1)

@@ -255,7 +255,7 @@ def test_the_tasks_tokens_are_the_first_rows_and_positions_are_cropped(tmp_path)
         dict(init_from=str(tmp_path), num_nodes=12, path_len=3, multi=True, n_future=2, device="cpu")
     )
     model = train.make_model(s)
-    train.start_from_published(model, s)
+    pretrained.start_from(model, s["init_from"])
     assert torch.equal(model.wte.weight, published.wte.weight[:16]) and model.lm_head.weight is model.wte.weight
     assert torch.equal(model.wpe.weight, published.wpe.weight[: data.prefix_length(2, 3) + 2])
     for name, p in published.h.named_parameters():
@@ -268,8 +268,8 @@ def test_flags_that_do_not_go_with_published_weights_are_refused(tmp_path, capsy
     for flags, sentence in [
         (["--n_layer", "4"], "--n_layer is 4, but in"),
         (["--model", "mamba"], "--model is mamba, but in"),
-        (["--path_len", "12"], "wpe.weight is (70, 24), but the model here needs (80, 24)"),
-        (["--num_nodes", "70"], "is (60, 24), but the model here needs (74, 24)"),
+        (["--path_len", "12"], "wpe.weight is (70, 24), but the model needs (80, 24)"),
+        (["--num_nodes", "70"], "is (60, 24), but the model needs (74, 24)"),
     ]:
         with pytest.raises(SystemExit) as end:
             train.main(

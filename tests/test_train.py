@@ -22,26 +22,8 @@ import data
 import train
 
 HOME = Path(train.__file__).parent
-TINY = [
-    "--n_layer",
-    "2",
-    "--n_head",
-    "2",
-    "--n_embd",
-    "16",
-    "--path_len",
-    "4",
-    "--num_nodes",
-    "12",
-    "--n_test",
-    "50",
-    "--batch_size",
-    "8",
-    "--threads",
-    "1",
-    "--device",
-    "cpu",
-]
+TINY = "--n_layer 2 --n_head 2 --n_embd 16 --path_len 4 --num_nodes 12 --n_test 50 --batch_size 8 --threads 1 --device cpu"
+TINY = TINY.split()
 
 
 def run(*flags, tiny=TINY):
