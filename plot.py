@@ -117,7 +117,8 @@ def is_evaluation(record, path_len):
 def is_plain(run):
     """Is a run one of the four objectives as it is, trained as the others are: none of the variations on them?"""
     s = run["s"]
-    varied = s.get("only_difficult") or s.get("no_token_shift") or s.get("optimizer", "muon") != "muon"
+    varied = s.get("only_difficult") or s.get("no_token_shift") or s.get("init_from")
+    varied = varied or s.get("optimizer", "muon") != "muon"
     return not varied and bool(s.get("reverse")) == (s["objective"] == "reverse")
 
 
@@ -508,7 +509,7 @@ def draw(runs, graph, out):
         say(f"pictures 2, 3 and 5 show G({shown[0]},{shown[1]}) over {shown[2]} labels, {count}; --graph shows another")
     same = [run for run in runs if run["graph"] == shown]
     for group in [seeds for panel in split(same, "model").values() for seeds in split(panel, "objective").values()]:
-        names = ("n_layer", "n_head", "n_embd", "batch_size", "steps", "lr", "optimizer", "n_train", "n_future")
+        names = ("n_layer", "n_head", "n_embd", "batch_size", "steps", "decay", "lr", "n_train", "n_future")
         differ = [name for name in names if len({str(run["s"].get(name)) for run in group}) > 1]
         if differ:
             say(f"{group[0]['folder']} and others of its kind differ in {listed(differ)}; their median mixes them")
