@@ -45,7 +45,7 @@ from muon import Muon
 SETTINGS = {
     "the task": dict(
         deg=(2, "arms that leave the start node"),
-        path_len=(5, "nodes of an arm, counted with the start"),
+        path_len=(4, "nodes of an arm, counted with the start"),
         num_nodes=(50, "node labels to draw from"),
         n_train=(0, "graphs in a fixed training set, the paper's is 200000; 0: fresh graphs at every step"),
         n_test=(0, "unseen graphs to evaluate on; 0: 2000, or all that --test_file has"),
@@ -65,9 +65,9 @@ SETTINGS = {
     ),
     "the model": dict(
         model=("gpt", "a Transformer or a Mamba"),
-        n_layer=(0, "blocks; 0: 8 for the GPT, 4 for Mamba"),
-        n_head=(4, "attention heads of the GPT"),
-        n_embd=(0, "channels; 0: 128 for the GPT, 64 for Mamba"),
+        n_layer=(0, "blocks; 0: 6 for the GPT, 4 for Mamba"),
+        n_head=(2, "attention heads of the GPT"),
+        n_embd=(64, "channels"),
         no_token_shift=(False, "the GPT without its token shift: as in GPT-2, and slower to learn anything at all"),
         init_from=(
             "",
@@ -82,7 +82,7 @@ SETTINGS = {
         batch_size=(256, "graphs a step"),
         steps=(300, "steps"),
         warmup=(10, "steps over which the learning rate rises"),
-        decay=(0.7, "share of the steps, the last ones, over which the learning rate falls to 0"),
+        decay=(0.3, "share of the steps, the last ones, over which the learning rate falls to 0"),
     ),
     "the run": dict(
         seed=(1, "fixes the whole run on a CPU"),
@@ -593,8 +593,7 @@ def settle(given):
         files = read_files(s, given)
         s["n_test"] = s["n_test"] or (len(files["test_file"][0]) if s["test_file"] else 2000)
         s["n_future"] = s["n_future"] or (min(4, s["path_len"]) if s["objective"] == "multi" else 1)
-        s["n_layer"] = s["n_layer"] or (8 if s["model"] == "gpt" else 4)
-        s["n_embd"] = s["n_embd"] or (128 if s["model"] == "gpt" else 64)
+        s["n_layer"] = s["n_layer"] or (6 if s["model"] == "gpt" else 4)
     if s["device"] == "auto":
         s["device"] = "cuda" if torch.cuda.is_available() else "cpu"
     check_settings(s)
