@@ -61,22 +61,25 @@ def decode_by_drafts(model, prefix, length):
     """
     cache = model.new_cache(1, prefix.shape[1] + length - 1)
     unread, drafts, tokens, passes = prefix, prefix[:, :0], prefix[:, :0], 0
-    while tokens.shape[1] < length:
-        saved = copy.deepcopy(cache)
+    while True:
+        saved = copy.deepcopy(cache) if drafts.shape[1] > 0 else None
         trunk = model.trunk(torch.cat([unread, drafts], dim=1), cache)
-        says = [model.head(trunk, k, drafts.shape[1] + 1, cache).argmax(dim=2) for k in range(model.config.n_future)]
+        says = model.head(trunk, 0, drafts.shape[1] + 1, cache).argmax(dim=2)
         passes += 1
-        agree = (says[0][:, :-1] == drafts).int().cumprod(dim=1)  # 1 up to the first draft that differs
+        agree = (says[:, :-1] == drafts).int().cumprod(dim=1)  # 1 up to the first draft that differs
         kept = int(agree.sum())
-        new = says[0][:, : kept + 1]  # the drafts that were kept, and the model's own word after them
+        new = says[:, : kept + 1]  # the drafts that were kept, and the model's own word after them
         tokens = torch.cat([tokens, new], dim=1)
+        if tokens.shape[1] == length:
+            return tokens, passes
+        heads = range(1, model.config.n_future)
+        ahead = [model.head(trunk, k, drafts.shape[1] + 1, cache).argmax(dim=2) for k in heads]
         if kept == drafts.shape[1]:
             unread = new[:, -1:]
         else:  # the cache has read drafts that were wrong: go back, and read what was right with the next drafts
             cache, unread = saved, torch.cat([unread, new], dim=1)
-        drafts = torch.cat([said[:, kept : kept + 1] for said in says[1:]] + [prefix[:, :0]], dim=1)
+        drafts = torch.cat([said[:, kept : kept + 1] for said in ahead] + [prefix[:, :0]], dim=1)
         drafts = drafts[:, : length - tokens.shape[1] - 1]  # a pass writes one token more than it keeps drafts
-    return tokens, passes
 
 
 @torch.no_grad()

@@ -1,11 +1,12 @@
-"""Make the results table from the logs, so that no number in a README is written by hand.
+"""Make the tables from the logs and from bench.jsonl, so that no number in them is written by hand.
 
-    python results/table.py            print the table
-    python results/table.py --write    put it into README.md and results/README.md, between the marks
+    python results/table.py            print both
+    python results/table.py --write    put them into README.md and results/README.md, between the marks
 
-One row is one model, graph and objective; each number is the median over the seeds, with the worst seed in brackets.
+In the table of runs, one row is one model, graph and objective; each number is the median over the seeds, with the worst seed in brackets.
 """
 
+import json
 import sys
 from pathlib import Path
 
@@ -14,7 +15,7 @@ sys.path.insert(0, str(HOME))
 
 from plot import MODELS, OBJECTIVES, find_runs, median  # noqa: E402
 
-BEGIN, END = "<!-- results/table.py begins -->", "<!-- results/table.py ends -->"
+RUNS, BENCH = "results/table.py", "results/table.py, bench"  # what the marks name
 HEAD = """| model | graph | labels | objective | seeds | graphs seen | minutes | exact match | first step | the rest, forced | cheat rate | chance |
 | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |"""
 
@@ -64,17 +65,34 @@ def row(kind, runs):
     return "| " + " | ".join(map(str, cells)) + " |"
 
 
-def put_into(path, text):
-    """Replace what stands between the marks in a file."""
-    before, _, rest = path.read_text(encoding="utf-8").partition(BEGIN)
-    _, _, after = rest.partition(END)
-    path.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}", encoding="utf-8")
+def bench_table(path):
+    """The rows of bench.py in Markdown. Arguments: path, of bench.jsonl. Returns: str."""
+    lines = ["| part | what | ours | beside | | ratio | |", "| --- | --- | --- | --- | --- | --- | --- |"]
+    for line in path.read_text().splitlines():
+        r = json.loads(line)
+        unit, digits = ("MB", 0) if "ours_megabytes" in r else ("ms", 1)
+        ours, peer = (
+            r[f"{who}_megabytes"] if unit == "MB" else 1000 * r[f"{who}_seconds"] for who in ("ours", "peer")
+        )
+        shown = [f"{value:,.{digits}f} {unit}" for value in (ours, peer)]
+        cells = [r["name"], r["setting"], shown[0], r["peer"], shown[1], f"{r['ratio']:.2f}", r["note"]]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def put_into(path, name, text):
+    """Replace what stands between the marks of that name in a file."""
+    begin, end = f"<!-- {name} begins -->", f"<!-- {name} ends -->"
+    before, _, rest = path.read_text(encoding="utf-8").partition(begin)
+    _, _, after = rest.partition(end)
+    path.write_text(f"{before}{begin}\n{text}\n{end}{after}", encoding="utf-8")
 
 
 if __name__ == "__main__":
-    text = table(find_runs([HOME / "results"]))
+    runs, bench = table(find_runs([HOME / "results"])), bench_table(HOME / "results" / "bench.jsonl")
     if "--write" in sys.argv:
-        put_into(HOME / "README.md", text)
-        put_into(HOME / "results" / "README.md", text)
+        put_into(HOME / "README.md", RUNS, runs)
+        put_into(HOME / "results" / "README.md", RUNS, runs)
+        put_into(HOME / "results" / "README.md", BENCH, bench)
     else:
-        print(text)
+        print(f"{runs}\n\n{bench}")
