@@ -372,8 +372,9 @@ def bars(runs):
                 ax.bar(place, median(seeds), 0.17, **bar_style(o))
                 ax.plot([place] * len(seeds), seeds, "o", color="black", ms=4)
                 ax.text(place, max(seeds) + 0.05, f"{100 * median(seeds):.0f}", ha="center", size=12, bbox=white)
-            ax.plot([x - 0.42, x + 0.42], [1 / graph[0]] * 2, **CHANCE)
-            ax.text(x + 0.43, 1 / graph[0], f"1/{graph[0]}", va="center", size=11.5)
+            if here:
+                ax.plot([x - 0.42, x + 0.42], [1 / graph[0]] * 2, **CHANCE)
+                ax.text(x + 0.43, 1 / graph[0], f"1/{graph[0]}", va="center", size=11.5)
         ax.set(title=MODELS[m], ylabel="exact match", ylim=(0, 1.15), yticks=[0, 0.5, 1])
         ax.set_xlim(-0.5, len(graphs) - 0.4)
         ax.set_xticks(range(len(graphs)), [f"G({d},{l}), {n} labels" for d, l, n in graphs])
