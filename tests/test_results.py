@@ -1,6 +1,7 @@
 """What the README and results/README.md say was measured is what the committed logs say."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -23,6 +24,16 @@ def test_the_tables_are_made_from_the_logs(name, mark, which):
     text = (HOME / name).read_text(encoding="utf-8")
     shown = text.split(f"<!-- {mark} begins -->\n")[1].split(f"\n<!-- {mark} ends -->")[0]
     assert shown == made.stdout.rstrip("\n").split("\n\n")[which] and shown.count("\n") > 4
+
+
+def test_the_pictures_and_files_that_the_texts_point_to_are_there():
+    for name in ("README.md", "results/README.md", "ASSIGNMENTS.md"):
+        text = (HOME / name).read_text(encoding="utf-8")
+        pointed = re.findall(r"\]\((?!https?:)([^)#]+)\)", text) + re.findall(r"`([a-z_]+\.py)`", text)
+        assert name != "README.md" or len(pointed) > 10
+        for target in pointed:
+            places = [HOME / target, HOME / "tests" / "assignments" / target]
+            assert any(place.exists() for place in places), f"{name} points to {target}"
 
 
 def test_every_committed_run_is_one_of_the_listed_command_lines_and_complete():
