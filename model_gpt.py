@@ -74,7 +74,9 @@ class Attention(nn.Module):
         if cache is not None:
             k, v = cache.append(k, v)  # (B, H, S, D), with S tokens so far
         S = k.shape[2]
-        if num_queries == S:
+        if num_queries == 1:
+            y = F.scaled_dot_product_attention(q, k, v)  # the newest token sees all
+        elif num_queries == S:
             y = F.scaled_dot_product_attention(q, k, v, is_causal=True)  # (B, H, num_queries, D)
         else:
             # Query i stands at position S - num_queries + i, and sees the keys up to there.
@@ -131,6 +133,10 @@ class Cache:
         """Keep x (B, 1, C), the attention's last input; return the one kept before."""
         before, self.last = self.last, x
         return before
+
+
+# GPT-2 was published with these matrices the other way round, (inputs, outputs); see from_pretrained.
+TRANSPOSED = ("c_attn.weight", "c_proj.weight", "c_fc.weight")
 
 
 class GPT(nn.Module):
@@ -254,7 +260,3 @@ class GPT(nn.Module):
                 outputs = p.shape[1] if name.endswith(TRANSPOSED) else len(p)
                 tensors.setdefault(name.removesuffix("weight") + "bias", p.new_zeros(outputs))
         pretrained.write_folder(folder, config | dict(bos_token_id=None, eos_token_id=None), tensors)
-
-
-# GPT-2 was published with these matrices the other way round: (inputs, outputs).
-TRANSPOSED = ("c_attn.weight", "c_proj.weight", "c_fc.weight")
