@@ -271,8 +271,7 @@ def bench_gpt(args):
 def bench_mamba(args):
     x = torch.rand(2**19)  # as many numbers as in a block of FastScan
     exp_rate = len(x) / best_of_ten(lambda out=torch.empty_like(x): torch.exp2(x, out=out))
-    large = torch.rand(2**18 if args.quick else 2**26)
-    bandwidth = 2 * large.nbytes / best_of_ten(lambda out=torch.empty_like(large): out.copy_(large))  # read and written
+    bandwidth = copy_bandwidth(2**18 if args.quick else 2**26)
     V, C, layers, N = (54, 16, 2, 4) if args.quick else (54, 128, 4, 16)
     peers = ["plain recurrence"] + ["mambapy pscan", "mambapy loop"] * installed("mambapy")
     peers += ["transformers"] * installed("transformers")
@@ -304,11 +303,28 @@ def bench_mamba(args):
         yield dict(setting=f"peak memory of the scan, (B, T, E, N) = ({sizes})", peer="plain recurrence", **memory)
 
 
-def gradients_of_scan(method, batch, T, E, N):
+def copy_bandwidth(count, device="cpu"):
+    """What the memory can do at best, in bytes a second, read and written: a large copy of `count` numbers."""
+    source = torch.rand(count, device=device)
+    return 2 * source.nbytes / best_of_ten(lambda out=torch.empty_like(source): finish(out.copy_(source)))
+
+
+def finish(_):
+    """Wait until the GPU, if there is one, has done what it was given."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def scan_inputs(batch, T, E, N, device="cpu"):
+    """Random x, dt, A, B, C, D for the selective scan, in its order. Returns: a list of leaves that want gradients."""
+    shapes = (batch, T, E), (batch, T, E), (E, N), (batch, T, N), (batch, T, N), (E,)
+    x, dt, A, B, C, D = (torch.rand(shape, device=device) for shape in shapes)
+    return [v.requires_grad_() for v in (x, dt, -A, B, C, D)]
+
+
+def gradients_of_scan(method, *sizes):
     """One selective scan, forward and backward, on random numbers."""
-    shapes = dict(x=(batch, T, E), dt=(batch, T, E), A=(E, N), B=(batch, T, N), C=(batch, T, N), D=(E,))
-    inputs = {name: torch.rand(shape) for name, shape in shapes.items()} | {"A": -torch.rand(E, N)}
-    selective_scan(**{name: v.requires_grad_() for name, v in inputs.items()}, method=method).sum().backward()
+    selective_scan(*scan_inputs(*sizes), method=method).sum().backward()
 
 
 def bench_triton(args):
@@ -316,11 +332,9 @@ def bench_triton(args):
     if not (torch.cuda.is_available() and installed("triton")):
         print("the fused scan is timed on a GPU, with triton; results/README.md has what its bytes let expect")
         return
-    large = torch.rand(2**28, device="cuda")
-    bandwidth = 2 * large.nbytes / best_of_ten(lambda out=torch.empty_like(large): finish(out.copy_(large)))
+    bandwidth = copy_bandwidth(2**28, "cuda")
     for batch, T, E, N in ((256, 36, 256, 16), (16, 512, 256, 16), (8, 2048, 2048, 16)):
-        x, dt, B, C = (torch.rand(batch, T, width, device="cuda") for width in (E, E, N, N))
-        inputs = [v.requires_grad_() for v in (x, dt, -torch.rand(E, N, device="cuda"), B, C, torch.rand(E, device="cuda"))]
+        inputs = scan_inputs(batch, T, E, N, "cuda")
         peers = {name: lambda name=name: selective_scan(*inputs, method=name) for name in ("triton", "reference", "fast")}
         if installed("mamba_ssm"):
             from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
@@ -334,11 +348,6 @@ def bench_triton(args):
             note = f"{moved / times['ours_seconds'] / bandwidth:.0%} of the bandwidth, {bandwidth / 1e9:,.0f} GB/s"
             setting = f"scan on a GPU, (B, T, E, N) = ({batch}, {T}, {E}, {N})"
             yield dict(setting=setting, peer=name, **times, note=note, bytes=moved, bytes_per_second=bandwidth)
-
-
-def finish(_):
-    """Wait until the GPU has done what it was given."""
-    torch.cuda.synchronize()
 
 
 def bench_multi(args):

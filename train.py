@@ -347,14 +347,13 @@ def add_gradients(model, inputs, targets):
 
 
 def train(s, folder, test, train_graphs, forbidden, checkpoint=None):
-    """Run the loop to its end. Returns: the last line of the log, a dict.
+    """Run the loop to its end, evaluating on `test`, this process's share. Returns: the last line of the log, a dict.
 
     Ctrl-C ends it after the step under way, with a checkpoint; a second Ctrl-C ends it at once. Raises:
     FloatingPointError when the loss is no longer a number, with nothing saved over the last checkpoint; OSError.
     """
     device = torch.device(s["device"])
     rank, world = this_process()
-    test = [part[rank::world].to(device) for part in test]
     model = make_model(s).to(device)
     optimizers = make_optimizers(model, s)
     step, loss, seconds = restore(model, optimizers, checkpoint) if checkpoint else (0, None, 0.0)
@@ -608,21 +607,21 @@ def main(argv=None):
         if s["threads"]:
             torch.set_num_threads(s["threads"])
         join_processes(s)
-        graphs = prepare_graphs(s, files)
+        test, *others = prepare_graphs(s, files)
+        rank, world = this_process()
+        test = [part[rank::world].to(s["device"]) for part in test]  # this process's share
         if s["eval_only"]:
             model = make_model(s)
             step, _, _ = restore(model, make_optimizers(model, s), checkpoint)
-            rank, world = this_process()
-            test = [part[rank::world].to(s["device"]) for part in graphs[0]]
             print(json.dumps({"step": step, "chance": 1 / s["deg"]} | evaluate(model.to(s["device"]), *test, s)))
         else:
             folder = None  # only the first process has one
-            if this_process()[0] == 0:
+            if rank == 0:
                 folder = Path(s["resume"]) if checkpoint else new_folder(s)
                 if checkpoint:
                     keep_lines_before(checkpoint["step"], folder / "log.jsonl")
                 write_config(folder, s)
-            record = train(s, folder, *graphs, checkpoint)
+            record = train(s, folder, test, *others, checkpoint)
             if folder:
                 conclude(record, folder, s)
         leave_processes()

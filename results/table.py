@@ -3,7 +3,8 @@
     python results/table.py            print both
     python results/table.py --write    put them into README.md and results/README.md, between the marks
 
-In the table of runs, one row is one model, graph and objective; each number is the median over the seeds, with the worst seed in brackets.
+In the table of runs, one row is one model, graph and objective; each number is the median over the seeds, with the
+worst seed in brackets.
 """
 
 import json
