@@ -13,7 +13,7 @@ After the start, one choice decides everything: 7 or 5? It takes looking back fr
 later node is the only child of the one before it. This file holds, in order:
 
     the vocabulary        numbers for nodes and for the four marks
-    sample_graphs         a batch of random graphs, no Python loop
+    sample_graphs         a batch of random graphs, without a loop over graphs
     trace_arms            the way back: from the tokens of a prefix to the arms of its graph
     graph_keys            the identity of a graph, which keeps test graphs out of training
     layout                the four objectives, side by side: the paper's argument on one screen
@@ -58,8 +58,7 @@ def sample_graphs(batch_size, deg, path_len, num_nodes, generator):
     Raises: ValueError when the labels do not suffice, or the sizes are no graph.
     """
     check_sizes(deg, path_len, num_nodes)
-    # The labels of the largest among random numbers, one a label, are drawn without repetition and in random order.
-    labels = torch.rand(batch_size, num_nodes, generator=generator).topk(nodes_needed(deg, path_len), dim=1).indices
+    labels = draw_labels(batch_size, nodes_needed(deg, path_len), num_nodes, generator)
     start, others = labels[:, :1], labels[:, 1:].view(batch_size, deg, path_len - 1)
     arms = torch.cat([start[:, :, None].expand(-1, deg, 1), others], dim=2)  # (B, deg, path_len)
 
@@ -69,6 +68,21 @@ def sample_graphs(batch_size, deg, path_len, num_nodes, generator):
     # The labels are exchangeable, so arm 0 is as good a goal arm as one drawn at random.
     path = arms[:, 0]
     return write_prefix(edges, path[:, 0], path[:, -1], num_nodes), path
+
+
+def draw_labels(batch_size, count, num_nodes, generator):
+    """Draw `count` different labels for each graph, every order of them equally likely.
+
+    Each draw is first a rank among the labels that are left (as in Fisher & Yates' shuffle); from the last draw to the
+    first, the ranks of those after it then skip the label that it took.
+
+    Returns: (B, count), int64.
+    """
+    left = num_nodes - torch.arange(count)[:, None]
+    labels = (torch.rand(count, batch_size, generator=generator) * left).long()  # (count, B)
+    for i in reversed(range(count - 1)):
+        labels[i + 1 :] += labels[i + 1 :] >= labels[i]
+    return labels.t().contiguous()
 
 
 def check_sizes(deg, path_len, num_nodes):

@@ -1,5 +1,6 @@
 """Graphs, layouts and files: checked one graph at a time by code that shares nothing with data.py."""
 
+import itertools
 import random
 
 import pytest
@@ -58,6 +59,17 @@ def test_labels_edge_orders_and_goals_are_uniform():
     ):
         expected = counts.sum() / len(counts)
         assert ((counts - expected).abs() < 5 * expected.sqrt()).all()
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_every_ordered_choice_of_labels_is_equally_likely(count):
+    labels = data.draw_labels(48_000, count, 4, generator())
+    counts = {}
+    for row in labels.tolist():
+        counts[tuple(row)] = counts.get(tuple(row), 0) + 1
+    assert set(counts) == set(itertools.permutations(range(4), count))
+    expected = 48_000 / len(counts)
+    assert all(abs(n - expected) < 5 * expected**0.5 for n in counts.values())
 
 
 def test_one_seed_gives_one_batch():
