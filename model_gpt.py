@@ -9,8 +9,9 @@ Read Attention first, then Block, then GPT.forward. Notable choices:
       prediction (Gloeckle et al. 2024, section 2) puts further blocks beside it, all reading the same trunk.
     - Logits, and the last block's queries and MLP, only at the positions that are asked for.
     - Decoding keeps keys and values in a cache, so that a token costs one column of attention.
-    - Keys and values know the token before theirs (the token shift), and attention starts as the identity: with a GPT-2
-      as it is, learning to plan takes many times longer. Attention and GPT.init_weights say why.
+    - Keys and values know the token before theirs (the token shift), what is newest weighs most (carry), and attention
+      starts as the identity: with a GPT-2 as it is, learning to plan takes many times longer. Attention, Block and
+      GPT.init_weights say why.
 
 Shapes: B graphs, T tokens, C = n_embd channels, H heads of D = C / H channels, V tokens in the vocabulary.
 """
@@ -30,10 +31,11 @@ class GPTConfig:
     block_size: int  # the longest sequence, in tokens
     n_layer: int = 6
     n_head: int = 4
-    n_embd: int = 64
+    n_embd: int = 128
     mlp_ratio: int = 1  # width of the MLP, in n_embd; GPT-2 has 4; here 2 cost more and learned no faster
     n_future: int = 1  # output heads; head k predicts the token k ahead
     token_shift: bool = True  # see Attention
+    carry: float = 0.6  # see Block; GPT-2 has 1
     bias: bool = False  # in linear layers and norms; GPT-2 has them
     activation: str = "relu"  # of the MLP; GPT-2 has "gelu"
 
@@ -98,7 +100,12 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    """One layer: attention moves information between positions, the MLP works on each position alone."""
+    """One layer: attention moves information between positions, the MLP works on each position alone.
+
+    What attention finds is added to `carry` times what the position held before (a carry gate, as of Srivastava et al.
+    2015, "Highway networks", but a constant). Below 1, the newest find weighs most, so that is what the next layer looks
+    for: a walk along edges goes on from where it has come to. At 1, as in GPT-2, layer upon layer looks for all at once.
+    """
 
     def __init__(self, config):
         super().__init__()
@@ -106,10 +113,11 @@ class Block(nn.Module):
         self.attn = Attention(config)
         self.ln_2 = nn.LayerNorm(config.n_embd, bias=config.bias)
         self.mlp = MLP(config)
+        self.carry = config.carry
 
     def forward(self, x, num_queries, cache=None):
         """x (B, T, C) -> (B, num_queries, C), for the last positions."""
-        y = x[:, x.shape[1] - num_queries :] + self.attn(self.ln_1(x), num_queries, cache)
+        y = self.carry * x[:, x.shape[1] - num_queries :] + self.attn(self.ln_1(x), num_queries, cache)
         return y + self.mlp(self.ln_2(y))
 
 
@@ -156,9 +164,10 @@ class GPT(nn.Module):
         """Initial values that make planning learnable in minutes; results/README.md has what each of them is worth.
 
         Attention starts as the identity: a head looks for tokens like its own (with the token shift, for the other end of
-        an edge), and adds what it finds as it is, so that the next layer can look for that in turn. Before any training the
-        first step back from the goal is there, the second faintly, further ones not. MLPs start silent. (Trockman & Kolter
-        2023, "Mimetic initialization", go half that way with random matrices; GPT-2 starts all at random, and at 0.02.)
+        an edge), and adds what it finds as it is, so that the next layer can look for that in turn. Queries start twice as
+        large as keys, so that attention is sharp. MLPs start silent. Before any training the goal's place thus knows the
+        node before the goal, has a faint idea of the one before that, and none of the first step. (Trockman & Kolter 2023,
+        "Mimetic initialization", go half that way with random matrices; GPT-2 starts all at random, and at 0.02.)
 
         Token embeddings start orthogonal, as far as there is room, so that no label is mistaken for another. Positions
         start small beside them, so that what is learned at one place holds at the others.
@@ -168,6 +177,8 @@ class GPT(nn.Module):
                 nn.init.zeros_(p)
             elif "c_attn" in name or "attn.c_proj" in name:
                 p.data.copy_(torch.eye(self.config.n_embd).repeat(len(p) // self.config.n_embd, 1))
+                if "c_attn" in name:
+                    p.data[: self.config.n_embd] *= 2  # the queries
             elif "mlp" in name:
                 nn.init.normal_(p, std=0.0 if "c_proj" in name else p.shape[1] ** -0.5)
         nn.init.orthogonal_(self.wte.weight)
@@ -226,7 +237,7 @@ class GPT(nn.Module):
         ratio = (c.get("n_inner") or 4 * sizes[2]) // sizes[2]
         activation = "relu" if c.get("activation_function") == "relu" else "gelu"
         pretrained.must_be(c, folder, activation_function="relu" if activation == "relu" else "gelu_new")
-        model = cls(GPTConfig(V, T, *sizes, ratio, token_shift=False, bias=True, activation=activation))
+        model = cls(GPTConfig(V, T, *sizes, ratio, token_shift=False, carry=1.0, bias=True, activation=activation))
         tensors = {}
         for name, p in pretrained.read_tensors(folder).items():
             name = name.removeprefix("transformer.")
@@ -239,12 +250,13 @@ class GPT(nn.Module):
     def save_pretrained(self, folder):
         """Write the folder that from_pretrained, and Hugging Face's GPT2LMHeadModel, can read; heads 2 … n stay behind.
 
-        Raises: ValueError for a model with the token shift, which GPT-2 has not; OSError.
+        Raises: ValueError for a model with the token shift, or another carry than 1, which GPT-2 has not; OSError.
         """
         c = self.config
-        if c.token_shift:
+        if c.token_shift or c.carry != 1:
             raise ValueError(
-                "a GPT with the token shift is no GPT-2 and cannot be saved as one; train with --no_token_shift"
+                "a GPT with the token shift or a carry other than 1 is no GPT-2 and cannot be saved as one; train with"
+                " --no_token_shift --carry 1"
             )
         sizes = dict(
             vocab_size=c.vocab_size, n_positions=c.block_size, n_embd=c.n_embd, n_layer=c.n_layer, n_head=c.n_head

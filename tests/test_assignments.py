@@ -128,11 +128,12 @@ def test_mistakes_are_noticed_and_right_answers_are_not_blamed(tmp_path, mistake
 
 
 def test_a_run_must_be_whole_and_the_students_own(tmp_path):
-    name = "next_gpt_2_4_seed_1"
+    name = "next_gpt_2_5_seed_1"
     config, log = run_folder.read_run(HOME, f"results/{name}", 6)
     assert log[-1]["step"] == config["steps"]
     shutil.copytree(HOME / "results" / name, tmp_path / name)
-    for lines, fault in ((len(log), "is a run of ours"), (len(log) - 1, "stopped at step 250 of 300")):
+    stopped = f"stopped at step {log[-2]['step']} of {config['steps']}"
+    for lines, fault in ((len(log), "is a run of ours"), (len(log) - 1, stopped)):
         kept = [json.dumps(record) for record in log[:lines]]
         (tmp_path / name / "log.jsonl").write_text("\n".join(kept) + "\n", encoding="utf-8")
         with pytest.raises(AssertionError, match=f"exercise 6: .*{fault}"):

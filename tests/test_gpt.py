@@ -45,7 +45,7 @@ def logits_by_the_formulas(model, sequence):
                 scores = np.exp(k[: t + 1, mine] @ q[t, mine] / np.sqrt(D))
                 rows.append(scores / scores.sum() @ v[: t + 1, mine])
             heads.append(np.stack(rows))
-        x = x + np.concatenate(heads, axis=1) @ w[block + "attn.c_proj.weight"].T
+        x = model.config.carry * x + np.concatenate(heads, axis=1) @ w[block + "attn.c_proj.weight"].T
         h = np.maximum(norm(x, w[block + "ln_2.weight"]) @ w[block + "mlp.c_fc.weight"].T, 0)
         x = x + h @ w[block + "mlp.c_proj.weight"].T
     return norm(x, w["ln_f.weight"]) @ w["wte.weight"].T

@@ -21,7 +21,7 @@ def random_model(kind, **changes):
     """A model of ours with noise on every parameter, so that no gain hides behind a 1 and no bias behind a 0."""
     torch.manual_seed(0)
     if kind == "gpt":
-        published = dict(mlp_ratio=4, token_shift=False, bias=True, activation="gelu")
+        published = dict(mlp_ratio=4, token_shift=False, carry=1.0, bias=True, activation="gelu")
         model = GPT(GPTConfig(**GPT_SIZES | published | changes))
     else:
         model = Mamba(MambaConfig(**MAMBA_SIZES | changes))
@@ -140,9 +140,10 @@ def test_the_folders_of_state_spaces_are_read_too(tmp_path):
     assert torch.equal(Mamba.from_pretrained(tmp_path)(tokens(2, 30)), ours(tokens(2, 30)))
 
 
-def test_a_token_shift_cannot_be_exported(tmp_path):
-    with pytest.raises(ValueError, match="--no_token_shift"):
-        random_model("gpt", token_shift=True).save_pretrained(tmp_path)
+@pytest.mark.parametrize("change", [dict(token_shift=True), dict(carry=0.6)])
+def test_what_gpt2_has_not_cannot_be_exported(tmp_path, change):
+    with pytest.raises(ValueError, match="--no_token_shift --carry 1"):
+        random_model("gpt", **change).save_pretrained(tmp_path)
 
 
 def edit_config(**changes):
@@ -239,7 +240,7 @@ def test_fine_tuning_starts_from_the_published_weights_and_learns(tmp_path, kind
         "--out_dir",
         str(tmp_path / "run"),
     ]
-    train.main([*SMALL, *flags, "--steps", "60", "--eval_every", "60"])
+    train.main([*SMALL, *flags, "--steps", "100", "--eval_every", "100"])
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     sizes = dict(model=kind, n_layer=3, n_embd=24, optimizer="adamw", lr=3e-3)
     assert {name: config[name] for name in sizes} == sizes

@@ -370,6 +370,7 @@ def refusal(capsys, *flags, tiny=TINY):
         ("--decay 0", "--decay is 0.0; give a share above 0, at most 1"),
         ("--decay 1.1", "--decay is 1.1"),
         ("--decay nan", "--decay is nan"),
+        ("--carry 0", "--carry is 0.0; give a share above 0, at most 1"),
         ("--lr fast", "argument --lr: invalid float value: 'fast'"),
         ("--steps many", "argument --steps: invalid int value: 'many'"),
         ("--model rnn", "argument --model: invalid choice: 'rnn'"),
