@@ -15,6 +15,7 @@ HOME = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(HOME))
 
 from plot import MODELS, OBJECTIVES, find_runs, median  # noqa: E402
+from train import DEFAULTS  # noqa: E402
 
 RUNS, BENCH = "results/table.py", "results/table.py, bench"  # what the marks name
 HEAD = """| model | graph | labels | objective | seeds | graphs seen | minutes | exact match | first step | the rest, forced | cheat rate | chance |
@@ -26,7 +27,9 @@ def table(runs):
     kinds = {}
     for run in runs:
         s = run["s"]
-        name = s["objective"] + ", only the first step" * s["only_difficult"] + ", plain GPT" * s["no_token_shift"]
+        carry = s.get("carry", DEFAULTS["carry"])  # Mamba has none, and its older runs no word of it
+        name = s["objective"] + ", only the first step" * s["only_difficult"]
+        name += ", no token shift" * s["no_token_shift"] + f", carry {carry:g}" * (carry != DEFAULTS["carry"])
         name += ", AdamW" * (s["optimizer"] == "adamw")
         name += ", reversed" * (s["reverse"] and s["objective"] != "reverse") + f", n = {s['n_future']}" * (
             s["n_future"] > 1
