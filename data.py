@@ -58,15 +58,14 @@ def sample_graphs(batch_size, deg, path_len, num_nodes, generator):
     Raises: ValueError when the labels do not suffice, or the sizes are no graph.
     """
     check_sizes(deg, path_len, num_nodes)
-    labels = draw_labels(batch_size, nodes_needed(deg, path_len), num_nodes, generator)
-    start, others = labels[:, :1], labels[:, 1:].view(batch_size, deg, path_len - 1)
-    arms = torch.cat([start[:, :, None].expand(-1, deg, 1), others], dim=2)  # (B, deg, path_len)
-
-    edges = torch.stack([arms[:, :, :-1], arms[:, :, 1:]], dim=3).flatten(1, 2)  # (B, E, 2): all arms' edges
-    shuffle = torch.rand(edges.shape[:2], generator=generator).argsort(dim=1)  # (B, E)
-    edges = edges.gather(1, shuffle[:, :, None].expand(-1, -1, 2))
-    # The labels are exchangeable, so arm 0 is as good a goal arm as one drawn at random.
-    path = arms[:, 0]
+    labels = draw_labels(batch_size, nodes_needed(deg, path_len), num_nodes, generator)  # the start's, then arm by arm
+    heads = torch.arange(1, labels.shape[1])  # all nodes but the start end one edge, which begins at the node before …
+    tails = (heads - 1) * ((heads - 1) % (path_len - 1) != 0)  # … or at the start, where an arm begins
+    edges = torch.stack([tails, heads], dim=1)  # (E, 2): which of a graph's labels each of its edges joins
+    shuffle = torch.rand(batch_size, len(edges), generator=generator).argsort(dim=1)  # (B, E)
+    edges = labels.gather(1, edges[shuffle].flatten(1)).unflatten(1, (-1, 2))  # (B, E, 2)
+    # The labels are exchangeable, so the first arm is as good a goal arm as one drawn at random.
+    path = labels[:, :path_len].contiguous()
     return write_prefix(edges, path[:, 0], path[:, -1], num_nodes), path
 
 
@@ -79,10 +78,10 @@ def draw_labels(batch_size, count, num_nodes, generator):
     Returns: (B, count), int64.
     """
     left = num_nodes - torch.arange(count)[:, None]
-    labels = (torch.rand(count, batch_size, generator=generator) * left).long()  # (count, B)
+    labels = (torch.rand(count, batch_size, generator=generator) * left).int()  # (count, B)
     for i in reversed(range(count - 1)):
         labels[i + 1 :] += labels[i + 1 :] >= labels[i]
-    return labels.t().contiguous()
+    return labels.t().long().contiguous()
 
 
 def check_sizes(deg, path_len, num_nodes):
@@ -101,11 +100,11 @@ def write_prefix(edges, start, goal, num_nodes):
 
     Arguments: edges (B, E, 2), start and goal (B,), all int64. Returns: (B, 3 E + 3), int64.
     """
-    pipes = torch.full_like(edges[:, :, :1], num_nodes + PIPE)
-    tokens = torch.cat([edges, pipes], dim=2).flatten(1)  # (B, 3 E)
-    tokens[:, -1] = num_nodes + SLASH
+    tokens = edges.new_full((*edges.shape[:2], 3), num_nodes + PIPE)
+    tokens[:, :, :2] = edges
+    tokens[:, -1, 2] = num_nodes + SLASH
     equals = torch.full_like(start, num_nodes + EQUALS)
-    return torch.cat([tokens, torch.stack([start, goal, equals], dim=1)], dim=1)
+    return torch.cat([tokens.flatten(1), torch.stack([start, goal, equals], dim=1)], dim=1)
 
 
 def split_prefix(prefix):
