@@ -9,9 +9,9 @@ Read Attention first, then Block, then GPT.forward. Notable choices:
       prediction (Gloeckle et al. 2024, section 2) puts further blocks beside it, all reading the same trunk.
     - Logits, and the last block's queries and MLP, only at the positions that are asked for.
     - Decoding keeps keys and values in a cache, so that a token costs one column of attention.
-    - Keys and values know the token before theirs (the token shift), what is newest weighs most (carry), and attention
-      starts as the identity: with a GPT-2 as it is, learning to plan takes many times longer. Attention, Block and
-      GPT.init_weights say why.
+    - The two tokens of an edge are found by each other (the token shift), what is newest weighs most (carry), and
+      attention starts as the identity: with a GPT-2 as it is, learning to plan takes many times longer. Attention,
+      Block and GPT.init_weights say why.
 
 Shapes: B graphs, T tokens, C = n_embd channels, H heads of D = C / H channels, V tokens in the vocabulary.
 """
@@ -29,8 +29,8 @@ import pretrained
 class GPTConfig:
     vocab_size: int
     block_size: int  # the longest sequence, in tokens
-    n_layer: int = 6
-    n_head: int = 4
+    n_layer: int = 5
+    n_head: int = 4  # an even number, with the token shift
     n_embd: int = 128
     mlp_ratio: int = 1  # width of the MLP, in n_embd; GPT-2 has 4; here 2 cost more and learned no faster
     n_future: int = 1  # output heads; head k predicts the token k ahead
@@ -43,21 +43,19 @@ class GPTConfig:
 class Attention(nn.Module):
     """Causal multi-head self-attention (Vaswani et al. 2017, section 3.2), with a token shift.
 
-    The token shift: keys and values are a mix of those of each token and of the one before it, in learned shares (as in
-    RWKV, Peng et al. 2023, section 3.1). An edge `a b` thus becomes one thing, at the place of b. At the start, even heads
-    have the key of b and the value of a: who looks for b finds the node before it. Odd heads have the key of a and the
-    value of b: who looks for a finds the node after it. A GPT without must first learn to look one place back, which takes
-    longer than all the rest; Mamba has the same help in its convolution. Nothing in it knows of the goal.
+    The token shift makes one thing of an edge `a b` (as in RWKV, Peng et al. 2023, section 3.1, but by whole heads). One
+    half of the heads look back: they have the key of each token with the value of the one before it, so who looks for b
+    finds a. The other half look ahead: they have the key of the token before with the value of each, so who looks for a
+    finds b. A GPT without must first learn to look one place back, which takes longer than all the rest; Mamba has the
+    same help in its convolution. Nothing in it knows of the goal.
     """
 
     def __init__(self, config):
         super().__init__()
         self.n_head = config.n_head
+        self.token_shift = config.token_shift
         self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd, config.bias)  # makes queries, keys and values
         self.c_proj = nn.Linear(config.n_embd, config.n_embd, config.bias)
-        # The share of the token before, for each channel of the keys and then of the values; odd (C,): is its head odd?
-        odd = torch.arange(config.n_head).repeat_interleave(config.n_embd // config.n_head) % 2
-        self.shift = nn.Parameter(0.1 + 0.8 * torch.cat([odd, 1 - odd])) if config.token_shift else None
 
     def forward(self, x, num_queries, cache=None):
         """x (B, T, C) -> (B, num_queries, C), for the last positions. Arguments: cache, a Cache or None."""
@@ -65,26 +63,34 @@ class Attention(nn.Module):
         to_query, to_key_value = self.c_attn.weight.split([C, 2 * C])
         q_bias, kv_bias = (None, None) if self.c_attn.bias is None else self.c_attn.bias.split([C, 2 * C])
         q = F.linear(x[:, T - num_queries :], to_query, q_bias)  # (B, num_queries, C)
-        if self.shift is None:
-            kv = F.linear(x, to_key_value, kv_bias)  # (B, T, 2 C): keys, then values
-        else:
-            last = x.new_zeros(B, 1, C) if cache is None else cache.swap_last(x[:, -1:])
-            kv = F.linear(torch.cat([last, x], dim=1), to_key_value, kv_bias)  # (B, 1 + T, 2 C)
-            kv = kv[:, 1:].lerp(kv[:, :-1], self.shift.to(kv.dtype))
-        k, v = kv.split(C, dim=2)
+        k, v = F.linear(x, to_key_value, kv_bias).split(C, dim=2)  # (B, T, C) each
         q, k, v = (part.unflatten(2, (self.n_head, -1)).transpose(1, 2) for part in (q, k, v))  # (B, H, …, D)
         if cache is not None:
             k, v = cache.append(k, v)  # (B, H, S, D), with S tokens so far
-        S = k.shape[2]
-        if num_queries == 1:
-            y = F.scaled_dot_product_attention(q, k, v)  # the newest token sees all
-        elif num_queries == S:
-            y = F.scaled_dot_product_attention(q, k, v, is_causal=True)  # (B, H, num_queries, D)
+        if self.token_shift:
+            (q_back, q_ahead), (k_back, k_ahead), (v_back, v_ahead) = (part.chunk(2, dim=1) for part in (q, k, v))
+            back, ahead = attend(q_back, k_back, before(v_back)), attend(q_ahead, before(k_ahead), v_ahead)
+            y = torch.cat([back, ahead], dim=1)
         else:
-            # Query i stands at position S - num_queries + i, and sees the keys up to there.
-            sees = torch.ones(num_queries, S, dtype=torch.bool, device=x.device).tril(S - num_queries)
-            y = F.scaled_dot_product_attention(q, k, v, attn_mask=sees)
+            y = attend(q, k, v)
         return self.c_proj(y.transpose(1, 2).reshape(B, num_queries, C))
+
+
+def before(x):
+    """Put at each place what stands before it, and zeros at the first: (B, H, S, D) -> the same shape."""
+    return F.pad(x, (0, 0, 1, -1))
+
+
+def attend(q, k, v):
+    """Causal attention of the newest tokens: q (B, H, num_queries, D), k and v (B, H, S, D) -> the shape of q."""
+    num_queries, S = q.shape[2], k.shape[2]
+    if num_queries == 1:
+        return F.scaled_dot_product_attention(q, k, v)  # the newest token sees all
+    if num_queries == S:
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True)
+    # Query i stands at position S - num_queries + i, and sees the keys up to there.
+    sees = torch.ones(num_queries, S, dtype=torch.bool, device=q.device).tril(S - num_queries)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=sees)
 
 
 class MLP(nn.Module):
@@ -117,7 +123,8 @@ class Block(nn.Module):
 
     def forward(self, x, num_queries, cache=None):
         """x (B, T, C) -> (B, num_queries, C), for the last positions."""
-        y = self.carry * x[:, x.shape[1] - num_queries :] + self.attn(self.ln_1(x), num_queries, cache)
+        found = self.attn(self.ln_1(x), num_queries, cache)
+        y = found.add(x[:, x.shape[1] - num_queries :], alpha=self.carry)
         return y + self.mlp(self.ln_2(y))
 
 
@@ -126,8 +133,7 @@ class Cache:
 
     def __init__(self, batch_size, max_tokens, config, like):
         shape = (batch_size, config.n_head, max_tokens, config.n_embd // config.n_head)
-        self.k, self.v = like.new_zeros(shape), like.new_zeros(shape)
-        self.last = like.new_zeros(batch_size, 1, config.n_embd)  # the attention's last input, for the token shift
+        self.k, self.v = like.new_empty(shape), like.new_empty(shape)
         self.length = 0
 
     def append(self, k, v):
@@ -136,11 +142,6 @@ class Cache:
         self.k[:, :, self.length : end], self.v[:, :, self.length : end] = k, v
         self.length = end
         return self.k[:, :, :end], self.v[:, :, :end]
-
-    def swap_last(self, x):
-        """Keep x (B, 1, C), the attention's last input; return the one kept before."""
-        before, self.last = self.last, x
-        return before
 
 
 # GPT-2 was published with these matrices the other way round, (inputs, outputs); see from_pretrained.
@@ -169,8 +170,9 @@ class GPT(nn.Module):
         node before the goal, has a faint idea of the one before that, and none of the first step. (Trockman & Kolter 2023,
         "Mimetic initialization", go half that way with random matrices; GPT-2 starts all at random, and at 0.02.)
 
-        Token embeddings start orthogonal, as far as there is room, so that no label is mistaken for another. Positions
-        start small beside them, so that what is learned at one place holds at the others.
+        Token embeddings start orthogonal, as far as there is room, both in the channels of the heads that look back and in
+        those of the others, so that no label is mistaken for another. Positions start small beside them, so that what is
+        learned at one place holds at the others.
         """
         for name, p in self.named_parameters():
             if name.endswith("bias"):
@@ -181,7 +183,8 @@ class GPT(nn.Module):
                     p.data[: self.config.n_embd] *= 2  # the queries
             elif "mlp" in name:
                 nn.init.normal_(p, std=0.0 if "c_proj" in name else p.shape[1] ** -0.5)
-        nn.init.orthogonal_(self.wte.weight)
+        for half in self.wte.weight.data.chunk(2, dim=1):
+            half.copy_(nn.init.orthogonal_(torch.empty_like(half)) * 0.5**0.5)
         nn.init.normal_(self.wpe.weight, std=0.02)
 
     def trunk(self, tokens, cache=None):

@@ -40,7 +40,7 @@ from muon import Muon
 # ---------------------------------------------------------------------------------------------------------
 # The settings. Each is a flag of the same name; what is not given on the command line is as it stands here. The graph is
 # the smallest of the paper's, with as many labels. The rest is what learned to plan in every seed on two CPU cores within
-# three minutes (results/README.md tells the search): 6 layers, for three lookups back from the goal and room to bring what they
+# three minutes (results/README.md tells the search): 5 layers, for three lookups back from the goal and room to bring what they
 # find to its place; 128 channels in 4 heads, so that 50 labels are told apart within the heads that look back; Muon, under
 # which the plateaus are shorter; batches of 256, since what counts is graphs seen; half of the steps at the full learning
 # rate and half for its fall, without which runs that have found the path go on making mistakes.
@@ -68,7 +68,7 @@ SETTINGS = {
     ),
     "the model": dict(
         model=("gpt", "a Transformer or a Mamba"),
-        n_layer=(0, "blocks; 0: 6 for the GPT, 4 for Mamba"),
+        n_layer=(0, "blocks; 0: 5 for the GPT, 4 for Mamba"),
         n_head=(4, "attention heads of the GPT"),
         n_embd=(0, "channels; 0: 128 for the GPT, 64 for Mamba"),
         no_token_shift=(False, "the GPT without its token shift: as in GPT-2, and slower to learn anything at all"),
@@ -181,6 +181,11 @@ def check_settings(s):
     if s["model"] == "gpt" and s["n_embd"] % s["n_head"]:
         raise ValueError(
             f"--n_embd {s['n_embd']} cannot be shared out over --n_head {s['n_head']} heads; give a multiple of it"
+        )
+    if s["model"] == "gpt" and s["n_head"] % 2 and not s["no_token_shift"]:
+        raise ValueError(
+            f"--n_head {s['n_head']} is odd, but with the token shift half of the heads look back and half ahead; give an"
+            " even number, or --no_token_shift"
         )
     if s["n_future"] > 1 and s["objective"] != "multi":
         raise ValueError(f"--n_future {s['n_future']} needs --multi: the other objectives have one output head")
@@ -603,7 +608,7 @@ def settle(given):
         files = read_files(s, given)
         s["n_test"] = s["n_test"] or (len(files["test_file"][0]) if s["test_file"] else 2000)
         s["n_future"] = s["n_future"] or (min(4, s["path_len"]) if s["objective"] == "multi" else 1)
-        s["n_layer"] = s["n_layer"] or (6 if s["model"] == "gpt" else 4)
+        s["n_layer"] = s["n_layer"] or (5 if s["model"] == "gpt" else 4)
         s["n_embd"] = s["n_embd"] or (128 if s["model"] == "gpt" else 64)
     if s["device"] == "auto":
         s["device"] = "cuda" if torch.cuda.is_available() else "cpu"

@@ -12,7 +12,7 @@ SIZES = dict(vocab_size=14, block_size=24, n_layer=3, n_head=2, n_embd=16)
 def make(seed=0, **changes):
     torch.manual_seed(seed)
     model = GPT(GPTConfig(**SIZES | changes)).double()
-    for p in model.parameters():  # gains and shifts too: nothing may hide behind a 1
+    for p in model.parameters():  # gains too: nothing may hide behind a 1
         p.data += 0.1 * torch.randn_like(p)
     return model
 
@@ -34,9 +34,9 @@ def logits_by_the_formulas(model, sequence):
         block = f"h.{layer}."
         h = norm(x, w[block + "ln_1.weight"])
         q, k, v = np.split(h @ w[block + "attn.c_attn.weight"].T, 3, axis=1)
-        if model.config.token_shift:
-            for_keys, for_values = np.split(w[block + "attn.shift"], 2)
-            k, v = ((1 - s) * y + s * np.concatenate([0 * y[:1], y[:-1]]) for y, s in ((k, for_keys), (v, for_values)))
+        if model.config.token_shift:  # the first heads have the values of the token before, the others its keys
+            half = model.config.n_embd // 2
+            k[:, half:], v[:, :half] = (np.concatenate([0 * y[:1], y[:-1]]) for y in (k[:, half:], v[:, :half]))
         heads = []
         for j in range(model.config.n_head):
             mine = slice(j * D, (j + 1) * D)

@@ -362,6 +362,7 @@ def refusal(capsys, *flags, tiny=TINY):
         ("--eval_every 0", "--eval_every is 0"),
         ("--n_layer -1", "--n_layer is -1"),
         ("--n_head 0", "--n_head is 0"),
+        ("--n_head 1", "--n_head 1 is odd"),
         ("--seed -1", "--seed is -1"),
         ("--warmup -1", "--warmup is -1"),
         ("--threads -1", "--threads is -1"),

@@ -23,7 +23,6 @@ BODIES = [
     (4, "model_mamba.py", "selective_scan_reference", "part a, write the recurrence, one step after the other"),
     (4, "model_mamba.py", "FastScan.backward", "part b, return the gradients of the seven inputs in order"),
     (5, "model_gpt.py", "Cache.append", "keep these keys and values, and return all so far"),
-    (5, "model_gpt.py", "Cache.swap_last", "keep this input, and return the one kept before"),
     (5, "evaluate.py", "read_prefix", "run the prefix into a new cache"),
     (5, "evaluate.py", "write_on", "write token after token, each time showing the model the newest one only"),
     (6, "solutions.py", "cheat_rate", "put the model on a wrong arm and let it write"),

@@ -55,9 +55,8 @@ def test_queries_of_zero_take_the_mean_of_the_values():
     attention, x = make(), random_input()
     to_query, _, to_value = attention.c_attn.weight.data.split(8)
     to_query.zero_()
-    share = attention.shift.data[8:]  # of the token before, in the values; before the first token there are zeros
     v = x @ to_value.T
-    v = (1 - share) * v + share * torch.cat([torch.zeros(B, 1, 8), v[:, :-1]], dim=1)
+    v[:, 1:, :4], v[:, 0, :4] = v[:, :-1, :4].clone(), 0  # head 1 looks back: it has the values of the token before
     means = v.cumsum(dim=1) / torch.arange(1, T + 1)[:, None]
     assert near(attention(x, T), means @ attention.c_proj.weight.T)
 
@@ -80,14 +79,10 @@ def test_a_head_keeps_to_its_channels(head):
     assert changed.tolist() == [channel // 2 == head for channel in range(8)]
 
 
-@pytest.mark.parametrize("keys_before, found", [(1, "after"), (0, "before")])
-def test_an_edge_is_found_by_either_end(keys_before, found):
-    # Tokens as far apart as can be, and one head: it looks for tokens like its own, and finds their neighbour.
-    attention = make(n_head=1, identity=True)
-    attention.shift.data[:8], attention.shift.data[8:] = keys_before, 1 - keys_before
-    a, b, c, d = 50 * torch.eye(8, dtype=torch.float64)[:4]
-    if found == "after":  # the last token is a, whose neighbour after it was b
-        sequence, expected = [c, a, b, d, a], b
-    else:  # the last token is b: it was after a, and is after d now
-        sequence, expected = [c, a, b, d, b], (a + d) / 2
-    assert near(attention(torch.stack(sequence)[None], 1)[0, 0], expected)
+def test_an_edge_is_found_by_either_end():
+    # Tokens as far apart as can be, in each head's channels: a head looks for tokens like its own, and finds their neighbour.
+    attention = make(identity=True)
+    a, b, c, d = 50 * torch.eye(4, dtype=torch.float64).repeat(1, 2)
+    back, ahead = attention(torch.stack([c, a, b, d, a])[None], 1)[0, 0].split(4)
+    assert near(ahead, b[:4])  # what stood after a
+    assert near(back, (c + d)[:4] / 2)  # what stood before each of the two

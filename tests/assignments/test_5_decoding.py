@@ -72,13 +72,6 @@ def test_the_gpt_cache_gives_back_all_so_far(pieces):
         assert torch.equal(all_k, k[:, :, :end]) and torch.equal(all_v, v[:, :, :end]) and cache.length == end
 
 
-def test_the_gpt_cache_swaps_the_last_input():
-    cache = Cache(3, 8, GPTConfig(vocab_size=V, block_size=8, n_head=2, n_embd=4), like=torch.zeros(1))
-    one, two = torch.ones(3, 1, 4), torch.full((3, 1, 4), 2.0)
-    assert torch.equal(cache.swap_last(one), torch.zeros(3, 1, 4))
-    assert torch.equal(cache.swap_last(two), one) and torch.equal(cache.swap_last(one), two)
-
-
 @pytest.mark.parametrize("kind", ["gpt", "mamba"])
 @torch.no_grad()
 def test_models_write_with_a_cache_what_they_write_without(kind):

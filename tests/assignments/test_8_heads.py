@@ -1,5 +1,7 @@
 """Exercise 8: the gradients of several output heads on one trunk, taken one head after the other. In float64."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 import torch.nn as nn
@@ -17,6 +19,7 @@ class Tiny(nn.Module):
     def __init__(self, n_future):
         super().__init__()
         torch.manual_seed(6)
+        self.config = SimpleNamespace(n_embd=5)
         self.embedding, self.mix = nn.Embedding(V, 5).double(), nn.Linear(5, 5).double()
         self.heads = nn.ModuleList(nn.Linear(5, V) for _ in range(n_future)).double()
         self.notes = []
