@@ -6,7 +6,7 @@
     python bench.py --help           everything else
 
 A ratio above 1 is in our favour; `compare` is how it is measured. Within a row, sizes, optimisers and the positions of
-the loss are the same on both sides; against another GPT, ours goes without token shift and carry. Peers that are not
+the loss are the same on both sides; against another GPT, ours goes without token shift, QK-norm and carry. Peers that are not
 installed are skipped by name (requirements-dev.txt has them). In order: the protocol, the peers, the parts, main.
 """
 
@@ -264,7 +264,7 @@ def bench_gpt(args):
     limit = 2 * n**3 / best_of_ten(lambda a=torch.rand(n, n): a @ a)  # flop/s of float32 matrix products
     adamw, with_transformers = dict(optimizer="adamw"), installed("transformers")
     for given in ({}, adamw, adamw | dict(path_len=5, n_layer=6, n_embd=384, n_head=6, batch_size=64)):
-        s = settings(args, no_token_shift=True, carry=1.0, **given)
+        s = settings(args, no_token_shift=True, no_qk_norm=True, carry=1.0, **given)
         l, model = s["path_len"], train.make_model(s)
         batch = data.layout("next", *draw(s["batch_size"], s), s["num_nodes"])
         with FlopCounterMode(display=False) as counter:  # on a CPU it cannot see into attention
@@ -413,7 +413,7 @@ def model_with_heads(args):
 
 @torch.no_grad()
 def bench_decode(args):
-    s = settings(args, path_len=5, no_token_shift=True, carry=1.0)
+    s = settings(args, path_len=5, no_token_shift=True, no_qk_norm=True, carry=1.0)
     model = train.make_model(s)
     prefix, path = draw(10 if args.quick else 20_000 if args.full else 2000, s)
     batches = list(zip(prefix.split(evaluate.GRAPHS_AT_ONCE), path.split(evaluate.GRAPHS_AT_ONCE)))

@@ -31,23 +31,28 @@ class GPTConfig:
     block_size: int  # the longest sequence, in tokens
     n_layer: int = 5
     n_head: int = 4  # an even number, with the token shift
-    n_embd: int = 128
+    n_embd: int = 64
     mlp_ratio: int = 1  # width of the MLP, in n_embd; GPT-2 has 4; here 2 cost more and learned no faster
     n_future: int = 1  # output heads; head k predicts the token k ahead
-    token_shift: bool = True  # see Attention
-    carry: float = 0.6  # see Block; GPT-2 has 1
+    token_shift: bool = True  # see Attention; GPT-2 has none
+    qk_norm: bool = True  # see Attention; GPT-2 has none
+    carry: float = 0.4  # see Block; GPT-2 has 1
     bias: bool = False  # in linear layers and norms; GPT-2 has them
     activation: str = "relu"  # of the MLP; GPT-2 has "gelu"
 
 
 class Attention(nn.Module):
-    """Causal multi-head self-attention (Vaswani et al. 2017, section 3.2), with a token shift.
+    """Causal multi-head self-attention (Vaswani et al. 2017, section 3.2), with a token shift and QK-norm.
 
     The token shift makes one thing of an edge `a b` (as in RWKV, Peng et al. 2023, section 3.1, but by whole heads). One
     half of the heads look back: they have the key of each token with the value of the one before it, so who looks for b
     finds a. The other half look ahead: they have the key of the token before with the value of each, so who looks for a
     finds b. A GPT without must first learn to look one place back, which takes longer than all the rest; Mamba has the
     same help in its convolution. Nothing in it knows of the goal.
+
+    QK-norm: queries and keys are normalised in each head (Dehghani et al. 2023, "Scaling Vision Transformers to 22 Billion
+    Parameters", section 2), so that a label's weight in a lookup does not depend on which label it is. Without, a run may
+    end with one goal label out of fifty whose lookup fails: its scores have become hopeless, and get no gradient any more.
     """
 
     def __init__(self, config):
@@ -56,6 +61,8 @@ class Attention(nn.Module):
         self.token_shift = config.token_shift
         self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd, config.bias)  # makes queries, keys and values
         self.c_proj = nn.Linear(config.n_embd, config.n_embd, config.bias)
+        norm = lambda: nn.LayerNorm(config.n_embd // config.n_head, bias=False) if config.qk_norm else nn.Identity()
+        self.q_norm, self.k_norm = norm(), norm()
 
     def forward(self, x, num_queries, cache=None):
         """x (B, T, C) -> (B, num_queries, C), for the last positions. Arguments: cache, a Cache or None."""
@@ -64,7 +71,8 @@ class Attention(nn.Module):
         q_bias, kv_bias = (None, None) if self.c_attn.bias is None else self.c_attn.bias.split([C, 2 * C])
         q = F.linear(x[:, T - num_queries :], to_query, q_bias)  # (B, num_queries, C)
         k, v = F.linear(x, to_key_value, kv_bias).split(C, dim=2)  # (B, T, C) each
-        q, k, v = (part.unflatten(2, (self.n_head, -1)).transpose(1, 2) for part in (q, k, v))  # (B, H, …, D)
+        q, k, v = (part.unflatten(2, (self.n_head, -1)) for part in (q, k, v))  # (B, …, H, D)
+        q, k, v = (part.transpose(1, 2) for part in (self.q_norm(q), self.k_norm(k), v))  # (B, H, …, D)
         if cache is not None:
             k, v = cache.append(k, v)  # (B, H, S, D), with S tokens so far
         if self.token_shift:
@@ -165,10 +173,11 @@ class GPT(nn.Module):
         """Initial values that make planning learnable in minutes; results/README.md has what each of them is worth.
 
         Attention starts as the identity: a head looks for tokens like its own (with the token shift, for the other end of
-        an edge), and adds what it finds as it is, so that the next layer can look for that in turn. Queries start twice as
-        large as keys, so that attention is sharp. MLPs start silent. Before any training the goal's place thus knows the
-        node before the goal, has a faint idea of the one before that, and none of the first step. (Trockman & Kolter 2023,
-        "Mimetic initialization", go half that way with random matrices; GPT-2 starts all at random, and at 0.02.)
+        an edge), and adds what it finds as it is, so that the next layer can look for that in turn. The gain of queries
+        starts at 2, so that attention is sharp. MLPs start silent. Before any training the goal's place thus knows the
+        node before the goal, and nothing of those before that, let alone of the first step (tests/test_gpt.py measures it).
+        (Trockman & Kolter 2023, "Mimetic initialization", go half that way with random matrices; GPT-2 starts all at
+        random, and at 0.02.)
 
         Token embeddings start orthogonal, as far as there is room, both in the channels of the heads that look back and in
         those of the others, so that no label is mistaken for another. Positions start small beside them, so that what is
@@ -179,8 +188,8 @@ class GPT(nn.Module):
                 nn.init.zeros_(p)
             elif "c_attn" in name or "attn.c_proj" in name:
                 p.data.copy_(torch.eye(self.config.n_embd).repeat(len(p) // self.config.n_embd, 1))
-                if "c_attn" in name:
-                    p.data[: self.config.n_embd] *= 2  # the queries
+            elif "q_norm" in name:
+                nn.init.constant_(p, 2.0)
             elif "mlp" in name:
                 nn.init.normal_(p, std=0.0 if "c_proj" in name else p.shape[1] ** -0.5)
         for half in self.wte.weight.data.chunk(2, dim=1):
@@ -240,7 +249,8 @@ class GPT(nn.Module):
         ratio = (c.get("n_inner") or 4 * sizes[2]) // sizes[2]
         activation = "relu" if c.get("activation_function") == "relu" else "gelu"
         pretrained.must_be(c, folder, activation_function="relu" if activation == "relu" else "gelu_new")
-        model = cls(GPTConfig(V, T, *sizes, ratio, token_shift=False, carry=1.0, bias=True, activation=activation))
+        without = dict(token_shift=False, qk_norm=False, carry=1.0)
+        model = cls(GPTConfig(V, T, *sizes, ratio, **without, bias=True, activation=activation))
         tensors = {}
         for name, p in pretrained.read_tensors(folder).items():
             name = name.removeprefix("transformer.")
@@ -253,13 +263,13 @@ class GPT(nn.Module):
     def save_pretrained(self, folder):
         """Write the folder that from_pretrained, and Hugging Face's GPT2LMHeadModel, can read; heads 2 … n stay behind.
 
-        Raises: ValueError for a model with the token shift, or another carry than 1, which GPT-2 has not; OSError.
+        Raises: ValueError for a model with token shift, QK-norm, or another carry than 1, which GPT-2 has not; OSError.
         """
         c = self.config
-        if c.token_shift or c.carry != 1:
+        if c.token_shift or c.qk_norm or c.carry != 1:
             raise ValueError(
-                "a GPT with the token shift or a carry other than 1 is no GPT-2 and cannot be saved as one; train with"
-                " --no_token_shift --carry 1"
+                "a GPT with token shift, QK-norm or a carry other than 1 is no GPT-2 and cannot be saved as one; train with"
+                " --no_token_shift --no_qk_norm --carry 1"
             )
         sizes = dict(
             vocab_size=c.vocab_size, n_positions=c.block_size, n_embd=c.n_embd, n_layer=c.n_layer, n_head=c.n_head

@@ -117,7 +117,7 @@ def is_evaluation(record, path_len):
 def is_plain(run):
     """Is a run one of the four objectives as it is, trained as the others are: none of the variations on them?"""
     s = run["s"]
-    varied = s.get("only_difficult") or s.get("no_token_shift") or s.get("carry") == 1 or s.get("init_from")
+    varied = s.get("only_difficult") or s.get("no_token_shift") or s.get("no_qk_norm") or s.get("carry") == 1 or s.get("init_from")
     varied = varied or s.get("optimizer", "muon") != "muon"
     return not varied and bool(s.get("reverse")) == (s["objective"] == "reverse")
 

@@ -150,7 +150,8 @@ def settings_of(given):
     """
     folder = find_folder(given["init_from"])
     config = read_config(folder)
-    decided = {"model": "gpt" if config.get("model_type") == "gpt2" else "mamba", "no_token_shift": True, "carry": 1.0}
+    decided = {"model": "gpt" if config.get("model_type") == "gpt2" else "mamba"}
+    decided |= {"no_token_shift": True, "no_qk_norm": True, "carry": 1.0}
     named = {"n_layer": ("n_layer", "num_hidden_layers"), "n_embd": ("n_embd", "hidden_size", "d_model")}
     if decided["model"] == "gpt":
         named["n_head"] = ("n_head",)

@@ -27,9 +27,9 @@ def table(runs):
     kinds = {}
     for run in runs:
         s = run["s"]
-        carry = s.get("carry", DEFAULTS["carry"])  # Mamba has none, and its older runs no word of it
+        carry = s["carry"] if s["model"] == "gpt" else DEFAULTS["carry"]  # Mamba has none
         name = s["objective"] + ", only the first step" * s["only_difficult"]
-        name += ", no token shift" * s["no_token_shift"] + f", carry {carry:g}" * (carry != DEFAULTS["carry"])
+        name += ", no token shift" * s["no_token_shift"] + ", no QK-norm" * s.get("no_qk_norm", False) + f", carry {carry:g}" * (carry != DEFAULTS["carry"])
         name += ", AdamW" * (s["optimizer"] == "adamw")
         name += ", reversed" * (s["reverse"] and s["objective"] != "reverse") + f", n = {s['n_future']}" * (
             s["n_future"] > 1

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+import data
 from model_gpt import GPT, GPTConfig
 
 SIZES = dict(vocab_size=14, block_size=24, n_layer=3, n_head=2, n_embd=16)
@@ -40,9 +41,12 @@ def logits_by_the_formulas(model, sequence):
         heads = []
         for j in range(model.config.n_head):
             mine = slice(j * D, (j + 1) * D)
+            queries, keys = q[:, mine], k[:, mine]
+            if model.config.qk_norm:
+                queries, keys = (norm(y, w[f"{block}attn.{n}_norm.weight"]) for n, y in (("q", queries), ("k", keys)))
             rows = []
             for t in range(len(x)):
-                scores = np.exp(k[: t + 1, mine] @ q[t, mine] / np.sqrt(D))
+                scores = np.exp(keys[: t + 1] @ queries[t] / np.sqrt(D))
                 rows.append(scores / scores.sum() @ v[: t + 1, mine])
             heads.append(np.stack(rows))
         x = model.config.carry * x + np.concatenate(heads, axis=1) @ w[block + "attn.c_proj.weight"].T
@@ -51,9 +55,9 @@ def logits_by_the_formulas(model, sequence):
     return norm(x, w["ln_f.weight"]) @ w["wte.weight"].T
 
 
-@pytest.mark.parametrize("token_shift", [True, False])
-def test_logits_are_those_of_the_formulas(token_shift):
-    model = make(token_shift=token_shift)
+@pytest.mark.parametrize("changes", [{}, dict(token_shift=False), dict(qk_norm=False)])
+def test_logits_are_those_of_the_formulas(changes):
+    model = make(**changes)
     sequence = tokens(1, 20)
     expected = logits_by_the_formulas(model, sequence[0].tolist())
     assert np.abs(model(sequence)[0].detach().numpy() - expected).max() < 1e-12
@@ -115,6 +119,27 @@ def test_gradients_against_finite_differences():
             below = loss().item()
             p += 1e-6 * direction
         assert (above - below) / 2e-6 == pytest.approx(slope, rel=1e-5, abs=1e-9), name
+
+
+@torch.no_grad()
+def test_initial_weights_look_back_once_and_do_not_hold_the_plan():
+    torch.manual_seed(5)
+    model, half = GPT(GPTConfig(data.vocab_size(50), 31)), 32
+    prefix, path = data.sample_graphs(1000, 2, 5, 50, torch.Generator().manual_seed(6))
+    inner = data.trace_arms(prefix, 2, 50)[:, :, 1:4].flatten(1)  # (B, 6): the nodes between the start and the arms' ends
+    x, share = model.wte(prefix) + model.wpe.weight[: prefix.shape[1]], []
+    for block in model.h:
+        x = block(x, x.shape[1])
+        # Which of them is nearest to what the goal's place, the last but one, holds in the channels of the heads that look back?
+        likeness = (model.wte(inner)[:, :, :half] @ model.ln_f(x)[:, -2, :half, None])[:, :, 0]
+        share.append([])
+        for node in path[:, 1:4].flip(1).T:  # the goal's parent; without it, the grandparent; without both, the first step
+            share[-1].append((inner.gather(1, likeness.argmax(1, keepdim=True))[:, 0] == node).float().mean().item())
+            likeness = likeness.masked_fill(inner == node[:, None], -torch.inf)
+    parent, grandparent, first_step = map(max, zip(*share))
+    assert parent > 0.95
+    assert grandparent < 0.35  # a guess is right in a fifth
+    assert first_step < 0.35  # and here in a quarter
 
 
 def test_a_sequence_that_is_too_long_is_refused():

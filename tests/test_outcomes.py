@@ -1,6 +1,6 @@
-"""What the lab is for: the objectives part ways, on the default graph, within minutes on two cores.
+"""What the lab is for: the objectives part ways, with the defaults, within minutes on two cores.
 
-The seed is one that no setting was chosen on. The runs are shorter than the default, to save time, and the bounds are as wide.
+The seed is one that no setting was chosen on, and the bounds are wider than what was measured (results/README.md).
 """
 
 import json
@@ -19,14 +19,14 @@ def outcome(folder, *flags):
 
 @pytest.mark.slow
 def test_next_token_prediction_learns_all_but_the_first_step(tmp_path):
-    end = outcome(tmp_path / "run", "--steps", "300")
+    end = outcome(tmp_path / "run")
     assert abs(end["difficult"] - end["chance"]) < 0.05
     assert min(end["forced_accuracy"][:1] + end["forced_accuracy"][2:]) > 0.99
     assert end["cheat_rate"] > 0.95 and end["wrong_arm"] > 0.4
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("flags", [["--teacherless", "--steps", "300"], ["--reverse", "--steps", "100"]])
+@pytest.mark.parametrize("flags", [["--teacherless"], ["--reverse", "--steps", "100"]])
 def test_teacherless_and_reverse_learn_the_path(tmp_path, flags):
     end = outcome(tmp_path / "run", *flags)
-    assert end["accuracy"] > 0.9
+    assert end["accuracy"] > 0.98

@@ -21,7 +21,7 @@ def random_model(kind, **changes):
     """A model of ours with noise on every parameter, so that no gain hides behind a 1 and no bias behind a 0."""
     torch.manual_seed(0)
     if kind == "gpt":
-        published = dict(mlp_ratio=4, token_shift=False, carry=1.0, bias=True, activation="gelu")
+        published = dict(mlp_ratio=4, token_shift=False, qk_norm=False, carry=1.0, bias=True, activation="gelu")
         model = GPT(GPTConfig(**GPT_SIZES | published | changes))
     else:
         model = Mamba(MambaConfig(**MAMBA_SIZES | changes))
@@ -140,9 +140,9 @@ def test_the_folders_of_state_spaces_are_read_too(tmp_path):
     assert torch.equal(Mamba.from_pretrained(tmp_path)(tokens(2, 30)), ours(tokens(2, 30)))
 
 
-@pytest.mark.parametrize("change", [dict(token_shift=True), dict(carry=0.6)])
+@pytest.mark.parametrize("change", [dict(token_shift=True), dict(qk_norm=True), dict(carry=0.6)])
 def test_what_gpt2_has_not_cannot_be_exported(tmp_path, change):
-    with pytest.raises(ValueError, match="--no_token_shift --carry 1"):
+    with pytest.raises(ValueError, match="--no_token_shift --no_qk_norm --carry 1"):
         random_model("gpt", **change).save_pretrained(tmp_path)
 
 

@@ -1,4 +1,4 @@
-"""Exercise 3: causal attention with a token shift, by what it must do. Everything is in float64."""
+"""Exercise 3: causal attention with token shift and QK-norm, by what it must do. Everything is in float64."""
 
 import pytest
 import torch
@@ -8,9 +8,9 @@ from model_gpt import Attention, GPTConfig
 B, T = 2, 7
 
 
-def make(n_head=2, n_embd=8, token_shift=True, identity=False):
+def make(n_head=2, n_embd=8, token_shift=True, qk_norm=False, identity=False):
     """An Attention with random weights, or with the identity for each matrix."""
-    config = GPTConfig(vocab_size=1, block_size=T, n_head=n_head, n_embd=n_embd, token_shift=token_shift)
+    config = GPTConfig(vocab_size=1, block_size=T, n_head=n_head, n_embd=n_embd, token_shift=token_shift, qk_norm=qk_norm)
     attention = Attention(config).double()
     generator = torch.Generator().manual_seed(4)
     for p in attention.parameters():
@@ -77,6 +77,18 @@ def test_a_head_keeps_to_its_channels(head):
     attention.c_attn.weight.data[2 * head : 2 * head + 2] *= 3  # its two rows of the queries' matrix
     changed = (attention(x, T) - before).abs().amax(dim=(0, 1)) > 1e-6
     assert changed.tolist() == [channel // 2 == head for channel in range(8)]
+
+
+def test_qk_norm_takes_the_length_of_queries_and_keys_away():
+    attention, plain, x = make(qk_norm=True), make(), random_input()
+    before, plain_before = attention(x, T), plain(x, T)
+    for part in (slice(0, 8), slice(8, 16)):  # the rows of c_attn that make queries, and those that make keys
+        attention.c_attn.weight.data[part] *= 1000
+        plain.c_attn.weight.data[part] *= 1000
+        assert torch.allclose(attention(x, T), before, atol=1e-3)  # not quite equal: a norm adds 1e-5 to what it divides by
+        assert not near(plain(x, T), plain_before)
+    attention.c_attn.weight.data[16:] *= 2
+    assert torch.allclose(attention(x, T), 2 * before, atol=2e-3)  # values keep theirs
 
 
 def test_an_edge_is_found_by_either_end():
