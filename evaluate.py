@@ -12,7 +12,7 @@ import torch.nn.functional as F
 
 import data
 
-GRAPHS_AT_ONCE = 1000  # what one batch of the evaluation holds; bounds its memory
+GRAPHS_AT_ONCE = 500  # what one batch of the evaluation holds; bounds its memory
 
 
 def decode(model, prefix, length, objective, num_nodes):
