@@ -117,8 +117,8 @@ def is_evaluation(record, path_len):
 def is_plain(run):
     """Is a run one of the four objectives as it is, trained as the others are: none of the variations on them?"""
     s = run["s"]
-    varied = s.get("only_difficult") or s.get("no_token_shift") or s.get("no_qk_norm") or s.get("carry") == 1 or s.get("init_from")
-    varied = varied or s.get("optimizer", "muon") != "muon"
+    varied = any(s.get(flag) for flag in ("only_difficult", "no_token_shift", "no_qk_norm", "init_from"))
+    varied = varied or s.get("carry") == 1 or s.get("optimizer", "muon") != "muon"
     return not varied and bool(s.get("reverse")) == (s["objective"] == "reverse")
 
 
@@ -405,7 +405,7 @@ def cheat(runs):
         percent(ax.xaxis)
         percent(ax.yaxis)
         ax.axvline(1 / deg, **CHANCE)
-        ax.text(1 / deg + 0.02, 0, f"chance 1/{deg}", weight="bold")
+        ax.text(1 / deg + 0.02, 0.5, f"chance 1/{deg}", weight="bold")
         labels = []
         for o, seeds in split(group, "objective").items():
             x, y = draw_seeds(ax, seeds, lambda r: r["difficult"], lambda r: r["cheat_rate"], **STYLE[o])
@@ -420,9 +420,9 @@ def cheat(runs):
 def attention(run):
     """Picture 6: where the heads of a trained GPT look when it writes the difficult token of one graph.
 
-    The model keeps no attention weights, so they are computed again from the queries and keys on their way to attention. The weights on an
-    edge's three tokens are added up, as are those on the goal and the `=` after it, which may know the goal from the
-    token shift. The edges stand in the order of the path, not as shuffled.
+    The model keeps no attention weights, so they are computed again from the queries and keys on their way to
+    attention. The weights on an edge's three tokens are added up, as are those on the goal and the `=` after it, which
+    may know the goal from the token shift. The edges stand in the order of the path, not as shuffled.
 
     Arguments: a teacherless GPT's run with ckpt.pt. Raises: ValueError when the checkpoint cannot be read.
     """
