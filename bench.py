@@ -6,8 +6,8 @@
     python bench.py --help           everything else
 
 A ratio above 1 is in our favour; `compare` is how it is measured. Within a row, sizes, optimisers and the positions of
-the loss are the same on both sides; against another GPT, ours goes without token shift, QK-norm and carry. Peers that are not
-installed are skipped by name (requirements-dev.txt has them). In order: the protocol, the peers, the parts, main.
+the loss are the same on both sides; against another GPT, ours goes without token shift, QK-norm and carry. Peers that
+are not installed are skipped by name (requirements-dev.txt has them). In order: the protocol, the peers, the parts, main.
 """
 
 import argparse
@@ -254,7 +254,8 @@ def bench_data(args):
     generator = torch.Generator().manual_seed(1)
     forbidden = data.graph_keys(data.sample_graphs(2000, *shape, generator)[0], 50).unique()
     ours = lambda: data.layout("next", *data.sample_new_graphs(batch, *shape, generator, forbidden), 50)
-    for peer, draw_nodes in {"a loop": nodes_at_once, "a loop, nodes drawn as in the paper's code": nodes_one_by_one}.items():
+    peers = {"a loop": nodes_at_once, "a loop, nodes drawn as in the paper's code": nodes_one_by_one}
+    for peer, draw_nodes in peers.items():
         times = compare(ours, lambda: graphs_one_by_one(batch, *shape, draw_nodes), 4 * args.runs)
         yield dict(setting=f"G(2,5), 50 labels, batch {batch}, tokens ready", peer=peer, **times)
 

@@ -9,9 +9,9 @@ Read Attention first, then Block, then GPT.forward. Notable choices:
       prediction (Gloeckle et al. 2024, section 2) puts further blocks beside it, all reading the same trunk.
     - Logits, and the last block's queries and MLP, only at the positions that are asked for.
     - Decoding keeps keys and values in a cache, so that a token costs one column of attention.
-    - The two tokens of an edge are found by each other (the token shift), what is newest weighs most (carry), and
-      attention starts as the identity: with a GPT-2 as it is, learning to plan takes many times longer. Attention,
-      Block and GPT.init_weights say why.
+    - The two tokens of an edge are found by each other (the token shift), no label is louder than another (QK-norm),
+      what is newest weighs most (carry), and attention starts as the identity: with a GPT-2 as it is, learning to plan
+      takes many times longer. Attention, Block and GPT.init_weights say why.
 
 Shapes: B graphs, T tokens, C = n_embd channels, H heads of D = C / H channels, V tokens in the vocabulary.
 """

@@ -39,12 +39,12 @@ from muon import Muon
 
 # ---------------------------------------------------------------------------------------------------------
 # The settings. Each is a flag of the same name; what is not given on the command line is as it stands here. The graph is
-# the smallest of the paper's, with as many labels. The rest is what learned to plan in every seed on two CPU cores within a
-# minute (results/README.md tells the search): 5 layers, for three lookups back from the goal and room to bring what they find to
-# its place (with 4, runs stay at one half; 6 take longer); 64 channels, which with QK-norm tell 50 labels apart; 4 heads, two to
-# look back and two to look ahead; a carry of 0.4 (with 0.7, runs stay at one half); Muon, under which the plateaus are shorter;
-# batches of 256, since what counts is graphs seen; a learning rate that falls from a fifth of the steps on, since by then the
-# path is all but found, and at the full rate runs that have found it go on making mistakes.
+# the smallest of the paper's, with as many labels. The rest is what learned to plan in every seed on two CPU cores within
+# a minute (results/README.md tells the search): 5 layers, for three lookups back from the goal and room to bring what
+# they find to its place (with 4, runs stay at one half; 6 take longer); 64 channels, which with QK-norm tell 50 labels
+# apart; 4 heads, two to look back and two to look ahead; a carry of 0.4 (with 0.7, runs stay at one half); Muon, under
+# which the plateaus are shorter; batches of 256, since what counts is graphs seen; a learning rate that falls from a
+# fifth of the steps on, since by then the path is all but found, and at the full rate a run goes on making mistakes.
 
 SETTINGS = {
     "the task": dict(
@@ -427,8 +427,8 @@ def train(s, folder, test, train_graphs, forbidden, checkpoint=None):
         loss, stop = share_gradients(model, loss, interrupted.is_set())
         if not math.isfinite(loss):
             raise FloatingPointError(
-                f"the loss is {loss} at step {step}, with --lr {s['lr']}; the last checkpoint is kept, but from it the run would"
-                " come to the same: start again with a smaller learning rate"
+                f"the loss is {loss} at step {step}, with --lr {s['lr']}; the last checkpoint is kept, but from it the"
+                " run would come to the same: start again with a smaller learning rate"
             )
         for optimizer in optimizers:
             for group in optimizer.param_groups:
@@ -522,7 +522,8 @@ def show_progress(record, step, loss, seconds, s):
         return
     left = int(seconds * (s["steps"] - step) / step) if step else 0
     print(
-        f"step {step:>5}/{s['steps']}   loss {'  -  ' if loss is None else f'{loss:.3f}'}   exact match {record['accuracy']:6.1%}"
+        f"step {step:>5}/{s['steps']}   loss {'  -  ' if loss is None else f'{loss:.3f}'}"
+        f"   exact match {record['accuracy']:6.1%}"
         f"   difficult token {record['difficult']:6.1%} (chance {record['chance']:.1%})"
         f"   {step * s['batch_size'] / seconds:5.0f} graphs/s   {left // 60}:{left % 60:02} left",
         end="\r" if on_terminal and step < s["steps"] else "\n",
@@ -539,8 +540,8 @@ def conclude(record, folder, s):
     print(
         f"\nA {kind} of {s['n_layer']} layers saw {record['graphs']:,} graphs G({s['deg']},{s['path_len']}) with the"
         f" objective {run_name(s)!r}, in {time_taken}.\nOf {s['n_test']:,} graphs that it had not seen, it solves"
-        f" {record['accuracy']:.1%}, and takes the right first step in {record['difficult']:.1%}, where a guess is right in"
-        f" {record['chance']:.1%}.\nThe log is {folder / 'log.jsonl'}; to see it: python plot.py {folder}"
+        f" {record['accuracy']:.1%}, and takes the right first step in {record['difficult']:.1%}, where a guess is right"
+        f" in {record['chance']:.1%}.\nThe log is {folder / 'log.jsonl'}; to see it: python plot.py {folder}"
     )
 
 
@@ -599,7 +600,8 @@ def settle(given):
             if value != s[name] and name not in MAY_CHANGE_ON_RESUME:
                 may = ", ".join(f"--{name}" for name in MAY_CHANGE_ON_RESUME[:-2])
                 raise ValueError(
-                    f"--{name} {value} cannot change on --resume: this run has {s[name]}. Leave it out; what may change is {may}"
+                    f"--{name} {value} cannot change on --resume: this run has {s[name]}. Leave it out; what may change"
+                    f" is {may}"
                 )
         s |= given
         files = read_files(s, {})

@@ -126,14 +126,15 @@ def test_initial_weights_look_back_once_and_do_not_hold_the_plan():
     torch.manual_seed(5)
     model, half = GPT(GPTConfig(data.vocab_size(50), 31)), 32
     prefix, path = data.sample_graphs(1000, 2, 5, 50, torch.Generator().manual_seed(6))
-    inner = data.trace_arms(prefix, 2, 50)[:, :, 1:4].flatten(1)  # (B, 6): the nodes between the start and the arms' ends
+    inner = data.trace_arms(prefix, 2, 50)[:, :, 1:4].flatten(1)  # (B, 6): the nodes between start and arms' ends
     x, share = model.wte(prefix) + model.wpe.weight[: prefix.shape[1]], []
     for block in model.h:
         x = block(x, x.shape[1])
-        # Which of them is nearest to what the goal's place, the last but one, holds in the channels of the heads that look back?
+        # Which of them is nearest to what the goal's place, the last but one, holds in the channels of the heads that
+        # look back?
         likeness = (model.wte(inner)[:, :, :half] @ model.ln_f(x)[:, -2, :half, None])[:, :, 0]
         share.append([])
-        for node in path[:, 1:4].flip(1).T:  # the goal's parent; without it, the grandparent; without both, the first step
+        for node in path[:, 1:4].flip(1).T:  # the goal's parent; without it, the grandparent; then the first step
             share[-1].append((inner.gather(1, likeness.argmax(1, keepdim=True))[:, 0] == node).float().mean().item())
             likeness = likeness.masked_fill(inner == node[:, None], -torch.inf)
     parent, grandparent, first_step = map(max, zip(*share))

@@ -26,7 +26,7 @@ def test_next_token_prediction_learns_all_but_the_first_step(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("flags", [["--teacherless"], ["--reverse", "--steps", "100"]])
+@pytest.mark.parametrize("flags", [["--teacherless"], ["--reverse"]])
 def test_teacherless_and_reverse_learn_the_path(tmp_path, flags):
     end = outcome(tmp_path / "run", *flags)
     assert end["accuracy"] > 0.98

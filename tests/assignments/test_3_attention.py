@@ -92,7 +92,8 @@ def test_qk_norm_takes_the_length_of_queries_and_keys_away():
 
 
 def test_an_edge_is_found_by_either_end():
-    # Tokens as far apart as can be, in each head's channels: a head looks for tokens like its own, and finds their neighbour.
+    # Tokens as far apart as can be, in each head's channels: a head looks for tokens like its own, and finds their
+    # neighbour.
     attention = make(identity=True)
     a, b, c, d = 50 * torch.eye(4, dtype=torch.float64).repeat(1, 2)
     back, ahead = attention(torch.stack([c, a, b, d, a])[None], 1)[0, 0].split(4)
