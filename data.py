@@ -160,7 +160,7 @@ def sample_new_graphs(batch_size, deg, path_len, num_nodes, generator, forbidden
 
     Arguments: `forbidden`, a sorted int64 tensor of graph_keys.
     Returns: as sample_graphs.
-    Raises: ValueError when 1,000 draws in a row leave some place unfilled.
+    Raises: ValueError as sample_graphs, and when 1,000 draws in a row leave some place unfilled.
     """
     prefix, path = sample_graphs(batch_size, deg, path_len, num_nodes, generator)
     if len(forbidden) == 0:
@@ -194,13 +194,13 @@ def is_in(keys, sorted_keys):
 #                  targets         g  b  a  s       so following edges is now the true solution
 #     teacherless  inputs   … s g =  $  $  $        nothing is revealed: no cheat, and every token of the
 #                  targets         s  a  b  g       path tells the model something about the plan
-#     multi        inputs   … s g =  s  a  b        the next `n_future` tokens at once: row k is head k's.
+#     multi        inputs   … s g =  s  a  b        the next `n_future` tokens at once, a row a head.
 #                  targets         s  a  b  g       The position that sees only `s` must already name the
 #                                  a  b  g  .       tokens after the next, which no revealed token gives away
 #                                  b  g  .  .
 
 OBJECTIVES = ("next", "reverse", "teacherless", "multi")
-IGNORE = -100  # no target here (PyTorch's ignore_index): multi's rows run past the end of the path
+IGNORE = -100  # no target here (PyTorch's ignore_index): past the end of the path, and where only the first step counts
 
 
 def layout(objective, prefix, path, num_nodes, reverse=False, n_future=1):
@@ -243,7 +243,8 @@ def read_graphs(file_name, num_nodes):
 
     Returns: prefix (M, P) and path (M, path_len), int64, as from sample_graphs; P tells deg.
     Raises: ValueError for the first line that is not a path-star graph with its path: it names the file, the
-        line and the fault. OSError when the file cannot be opened.
+        line and the fault; for a line of another shape than the first's, and for an empty file. OSError when the file
+        cannot be opened.
     """
     # Numbers go straight into one flat array of 4 bytes each: a list of Python integers would take ten times that.
     numbers, shape, count = array.array("i"), None, 0

@@ -91,12 +91,14 @@ def evaluate(model, prefix, path, s):
     forced_accuracy     the same with the true path so far revealed (teacher forcing)
     difficult           the first node after the start is right; chance is 1/deg
     cheat_rate          handed a wrong arm's first node, the model walks that arm to its end. Only where the path is
-                        revealed from the start on (next, multi), and there is a wrong arm (deg above 1)
+                        revealed from the start on (next, multi), and there is a wrong arm (deg above 1). If l is 2,
+                        that node is the end, and the rate is 1
     wrong_arm, no_path  the two kinds of mistake: another arm of the graph, or no arm at all
     head_accuracy       multi: row k is output head k + 1, teacher-forced; each place is the token it speaks of
 
     Arguments: prefix (M, P) and path (M, l), int64; s, the settings. Under torchrun, each process has its share of the
-        graphs, and all get the numbers of the whole. Returns: a dict of floats and lists of floats.
+        graphs, and all get the numbers of the whole.
+    Returns: a dict of floats and lists of floats; head_accuracy is a list of lists.
     """
     totals, count = {}, torch.tensor(len(path), device=path.device)
     model.eval()

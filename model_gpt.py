@@ -8,7 +8,7 @@ Read Attention first, then Block, then GPT.forward. Notable choices:
     - The trunk is all blocks but the last. The last block is output head 1, the next-token head; multi-token
       prediction (Gloeckle et al. 2024, section 2) puts further blocks beside it, all reading the same trunk.
     - Logits, and the last block's queries and MLP, only at the positions that are asked for.
-    - Decoding keeps keys and values in a cache, so that a token costs one column of attention.
+    - Decoding keeps keys and values in a cache, so that a token costs one row of attention.
     - The two tokens of an edge are found by each other (the token shift), no label is louder than another (QK-norm),
       what is newest weighs most (carry), and attention starts as the identity: with a GPT-2 as it is, learning to plan
       takes many times longer. Attention, Block and GPT.init_weights say why.
@@ -47,11 +47,11 @@ class Attention(nn.Module):
     The token shift makes one thing of an edge `a b` (as in RWKV, Peng et al. 2023, section 3.1, but by whole heads). One
     half of the heads look back: they have the key of each token with the value of the one before it, so who looks for b
     finds a. The other half look ahead: they have the key of the token before with the value of each, so who looks for a
-    finds b. A GPT without must first learn to look one place back, which takes longer than all the rest; Mamba has the
+    finds b. A GPT without it must first learn to look one place back, which takes longer than all the rest; Mamba has the
     same help in its convolution. Nothing in it knows of the goal.
 
     QK-norm: queries and keys are normalised in each head (Dehghani et al. 2023, "Scaling Vision Transformers to 22 Billion
-    Parameters", section 2), so that a label's weight in a lookup does not depend on which label it is. Without, a run may
+    Parameters", section 2), so that a label's weight in a lookup does not depend on which label it is. Without it, a run may
     end with one goal label out of fifty whose lookup fails: its scores have become hopeless, and get no gradient any more.
     """
 
@@ -116,7 +116,7 @@ class MLP(nn.Module):
 class Block(nn.Module):
     """One layer: attention moves information between positions, the MLP works on each position alone.
 
-    What attention finds is added to `carry` times what the position held before (a carry gate, as of Srivastava et al.
+    What attention finds is added to `carry` times what the position held before (a carry gate, as in Srivastava et al.
     2015, "Highway networks", but a constant). Below 1, the newest find weighs most, so that is what the next layer looks
     for: a walk along edges goes on from where it has come to. At 1, as in GPT-2, layer upon layer looks for all at once.
     """
@@ -172,10 +172,11 @@ class GPT(nn.Module):
     def init_weights(self):
         """Initial values that make planning learnable in minutes; results/README.md has what each of them is worth.
 
-        Attention starts as the identity: a head looks for tokens like its own (with the token shift, for the other end of
-        an edge), and adds what it finds as it is, so that the next layer can look for that in turn. The gain of queries
+        Attention starts as the identity: a head looks for tokens like its own and adds what it finds (with the token
+        shift, the other end of an edge) as it is, so that the next layer can look for that in turn. The gain of queries
         starts at 2, so that attention is sharp. MLPs start silent. Before any training the goal's place thus knows the
-        node before the goal, and nothing of those before that, let alone of the first step (tests/test_gpt.py measures it).
+        node before the goal, and nothing of those before that, let alone of the first step (tests/test_gpt.py measures
+        it).
         (Trockman & Kolter 2023, "Mimetic initialization", go half that way with random matrices; GPT-2 starts all at
         random, and at 0.02.)
 
@@ -263,7 +264,7 @@ class GPT(nn.Module):
     def save_pretrained(self, folder):
         """Write the folder that from_pretrained, and Hugging Face's GPT2LMHeadModel, can read; heads 2 … n stay behind.
 
-        Raises: ValueError for a model with token shift, QK-norm, or another carry than 1, which GPT-2 has not; OSError.
+        Raises: ValueError for a model with token shift, QK-norm, or a carry other than 1, which GPT-2 lacks; OSError.
         """
         c = self.config
         if c.token_shift or c.qk_norm or c.carry != 1:

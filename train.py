@@ -39,12 +39,12 @@ from muon import Muon
 
 # ---------------------------------------------------------------------------------------------------------
 # The settings. Each is a flag of the same name; what is not given on the command line is as it stands here. The graph is
-# the smallest of the paper's, with as many labels. The rest is what learned to plan in every seed on two CPU cores within
+# the smallest of the paper's, with its 50 labels. The rest is what learned to plan in every seed on two CPU cores within
 # a minute (results/README.md tells the search): 5 layers, for three lookups back from the goal and room to bring what
 # they find to its place (with 4, runs stay at one half; 6 take longer); 64 channels, which with QK-norm tell 50 labels
-# apart; 4 heads, two to look back and two to look ahead; a carry of 0.4 (with 0.7, runs stay at one half); Muon, under
+# apart; 4 heads, two to look back and two to look ahead; a carry of 0.4 (with 0.7, no run got past one half); Muon, under
 # which the plateaus are shorter; batches of 256, since what counts is graphs seen; a learning rate that falls from a
-# fifth of the steps on, since by then the path is all but found, and at the full rate a run goes on making mistakes.
+# fifth of the steps on, since at the full rate a run that has found the path goes on making mistakes.
 
 SETTINGS = {
     "the task": dict(
@@ -77,8 +77,8 @@ SETTINGS = {
         carry=(0.4, "share of its input that a GPT block keeps beside what its attention finds; GPT-2's is 1"),
         init_from=(
             "",
-            "start from published weights: gpt2, gpt2-large, mamba-130m …, or a folder that has them; sets the sizes, and"
-            " unless they are given --optimizer adamw --lr 1e-4",
+            "start from published weights: gpt2, gpt2-large, mamba-130m …, or a folder that has them; sets the sizes, takes"
+            " out token shift, QK-norm and carry, and unless they are given sets --optimizer adamw --lr 1e-4",
         ),
         scan=("auto", "how Mamba computes its scan; auto: triton on a GPU, fast elsewhere"),
     ),
@@ -91,7 +91,7 @@ SETTINGS = {
         decay=(0.8, "share of the steps, the last ones, over which the learning rate falls to 0"),
     ),
     "the run": dict(
-        seed=(1, "fixes the whole run on a CPU"),
+        seed=(1, "fixes the whole run on a CPU, for one number of threads"),
         eval_every=(50, "steps between evaluations; each is a line of the log, and a checkpoint"),
         device=("auto", "cpu, cuda, cuda:1, mps; auto: cuda where there is one, else cpu"),
         dtype=("float32", "bfloat16: mixed precision"),
@@ -326,11 +326,11 @@ def make_optimizers(model, s):
 
 
 def schedule(step, s):
-    """The share of the learning rate at one step: it rises over the warm-up, and falls to 0 towards the end."""
+    """The share of the learning rate at one step: it rises over the warm-up, and falls to 0 over the last `decay`."""
     return min(1.0, (step + 1) / (s["warmup"] + 1), (s["steps"] - step) / (s["decay"] * s["steps"]))
 
 
-CACHED = 2**18  # numbers, 1 MB: what a layer says of one part of a batch fits in a CPU core's own cache
+CACHED = 2**18  # numbers, 1 MB: one layer's output for one part of a batch fits in a CPU core's own cache
 
 
 def add_gradients(model, inputs, targets):
@@ -368,7 +368,8 @@ def train(s, folder, test, train_graphs, forbidden, checkpoint=None):
     """Run the loop to its end, evaluating on `test`, this process's share. Returns: the last line of the log, a dict.
 
     Ctrl-C ends it after the step under way, with a checkpoint; a second Ctrl-C ends it at once. Raises:
-    FloatingPointError when the loss is no longer a number, with nothing saved over the last checkpoint; OSError.
+    FloatingPointError when the loss is no longer a number, with nothing saved over the last checkpoint; ValueError when
+    a checkpoint, published weights or the graphs do not fit; OSError; SystemExit after Ctrl-C.
     """
     device = torch.device(s["device"])
     rank, world = this_process()
