@@ -1,7 +1,7 @@
 """Draw every picture of this lab from the logs that train.py leaves.
 
     python plot.py runs/*                   all runs in runs/, pictures to figures/
-    python plot.py results/* --out slides   the committed runs, pictures to slides/
+    python plot.py results --out slides     the committed runs, pictures to slides/
     python plot.py runs/* --graph 2,5,50    of several graphs, show G(2,5) over 50 labels
 
 Nothing is asserted here that the logs do not show: each title is put together from the numbers. In this file, in
