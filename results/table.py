@@ -93,7 +93,7 @@ def put_into(path, name, text):
 
 
 if __name__ == "__main__":
-    runs, bench = table(find_runs([HOME / "results", HOME / "results" / "long"])), bench_table(HOME / "results" / "bench.jsonl")
+    runs, bench = table(find_runs([HOME / "results", HOME / "results" / "other_lengths"])), bench_table(HOME / "results" / "bench.jsonl")
     if "--write" in sys.argv:
         put_into(HOME / "README.md", RUNS, runs)
         put_into(HOME / "results" / "README.md", RUNS, runs)
