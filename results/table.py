@@ -30,7 +30,7 @@ def table(runs):
         s = run["s"]
         carry = s["carry"] if s["model"] == "gpt" else DEFAULTS["carry"]  # Mamba has none
         name = s["objective"] + ", only the first step" * s["only_difficult"]
-        name += ", no token shift" * s["no_token_shift"] + ", no QK-norm" * s.get("no_qk_norm", False)
+        name += ", no token shift" * s["no_token_shift"] + ", no QK-norm" * s["no_qk_norm"]
         name += f", carry {carry:g}" * (carry != DEFAULTS["carry"]) + ", AdamW" * (s["optimizer"] == "adamw")
         name += ", reversed" * (s["reverse"] and s["objective"] != "reverse")
         name += f", n = {s['n_future']}" * (s["n_future"] > 1)
@@ -93,7 +93,8 @@ def put_into(path, name, text):
 
 
 if __name__ == "__main__":
-    runs, bench = table(find_runs([HOME / "results", HOME / "results" / "other_lengths"])), bench_table(HOME / "results" / "bench.jsonl")
+    results = HOME / "results"
+    runs, bench = table(find_runs([results, results / "other_lengths"])), bench_table(results / "bench.jsonl")
     if "--write" in sys.argv:
         put_into(HOME / "README.md", RUNS, runs)
         put_into(HOME / "results" / "README.md", RUNS, runs)

@@ -39,13 +39,13 @@ def test_the_pictures_and_files_that_the_texts_point_to_are_there():
 def test_every_committed_run_is_one_of_the_listed_command_lines_and_complete():
     lines = [line.split() for line in (HOME / "results" / "runs.txt").read_text().splitlines()]
     listed = {line[1]: line[2:] for line in lines}
-    runs = [path.parent for path in (HOME / "results").rglob("config.json")]
-    assert sorted(listed) == sorted(str(run.relative_to(HOME)) for run in runs)
-    for run in runs:
+    runs = {path.parent.relative_to(HOME).as_posix(): path.parent for path in (HOME / "results").rglob("config.json")}
+    assert sorted(listed) == sorted(runs)
+    for name, run in runs.items():
         config = json.loads((run / "config.json").read_text())
         last = json.loads((run / "log.jsonl").read_text().splitlines()[-1])
         assert last["step"] == config["steps"]
-        flags = listed[str(run.relative_to(HOME))]
-        for name, value in zip(flags, flags[1:] + ["--"]):
-            if name.startswith("--") and name[2:] in config and not isinstance(config[name[2:]], bool):
-                assert str(config[name[2:]]) == value
+        flags = listed[name]
+        for flag, value in zip(flags, flags[1:] + ["--"]):
+            if flag.startswith("--") and flag[2:] in config and not isinstance(config[flag[2:]], bool):
+                assert str(config[flag[2:]]) == value
