@@ -507,11 +507,11 @@ def show(r):
 
 def save(path, part, rows):
     """Put one part's rows into a file of JSON lines, in place of those that it had."""
-    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
     lines = [line for line in lines if not line.startswith(json.dumps({"name": part})[:-1])]
     path.parent.mkdir(parents=True, exist_ok=True)
     lines += [json.dumps(r) + "\n" for r in rows]
-    write_whole(path, lambda temporary: temporary.write_text("".join(lines)))
+    write_whole(path, lambda temporary: temporary.write_text("".join(lines), encoding="utf-8"))
 
 
 def refuse(message):

@@ -4,6 +4,7 @@ Every file is written under another name, seen to the disk and moved into place;
 a line that a kill cut short is dropped on resuming. Checkpoints are read without executing anything in them.
 """
 
+import contextlib
 import json
 import os
 import zipfile
@@ -27,24 +28,51 @@ def write_whole(path, write):
         ) from None
 
 
+@contextlib.contextmanager
+def hold(folder):
+    """Hold a run's folder while the body runs, so that no second process writes into it.
+
+    The operating system lets go of it when the process ends, however that happens. (Windows has no such lock.)
+    Raises: ValueError when another process holds the folder.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # some file systems have no locks
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ValueError(f"another process is writing to {folder}; wait for its end") from None
+        yield
+    finally:
+        os.close(handle)
+
+
 def append_line(path, record):
     """Add one JSON line to the log and see it to the disk."""
-    with open(path, "a") as file:
-        file.write(json.dumps(record) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as fault:
+        raise OSError(f"{path} could not be written ({fault.strerror}); the lines before are whole") from None
 
 
 def keep_lines_before(step, path):
     """Drop the log's lines from `step` on, which a resumed run writes again, and one that a kill cut short."""
     kept = []
-    for line in path.read_text().splitlines(keepends=True) if path.exists() else []:
+    for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []:
         try:
             if json.loads(line)["step"] < step:
                 kept.append(line)
         except (ValueError, TypeError, KeyError):
             continue
-    write_whole(path, lambda temporary: temporary.write_text("".join(kept)))
+    write_whole(path, lambda temporary: temporary.write_text("".join(kept), encoding="utf-8"))
 
 
 def save_checkpoint(folder, step, loss, seconds, model, optimizers, s):

@@ -41,6 +41,15 @@ def prefix_length(deg, path_len):
     return 3 * deg * (path_len - 1) + 3
 
 
+def graph_shape(prefix, path):
+    """The shape G(deg, path_len) of tokens, from their numbers: prefix_length the other way round.
+
+    Arguments: prefix (B, P) and path (B, path_len). Returns: deg, path_len.
+    """
+    path_len = path.shape[1]
+    return (prefix.shape[1] - 3) // (3 * (path_len - 1)), path_len
+
+
 def nodes_needed(deg, path_len):
     """Nodes of one graph: the start and `path_len - 1` further ones on every arm."""
     return 1 + deg * (path_len - 1)
@@ -239,18 +248,23 @@ def write_graphs(file, prefix, path):
 
 
 def read_graphs(file_name, num_nodes):
-    """Read a text file of graphs, all of one shape G(deg, path_len).
+    """Read a text file of graphs, all of one shape G(deg, path_len). Empty lines and blanks around marks are passed over.
 
-    Returns: prefix (M, P) and path (M, path_len), int64, as from sample_graphs; P tells deg.
+    Returns: prefix (M, P) and path (M, path_len), int64, as from sample_graphs; graph_shape tells deg and path_len.
     Raises: ValueError for the first line that is not a path-star graph with its path: it names the file, the
-        line and the fault; for a line of another shape than the first's, and for an empty file. OSError when the file
-        cannot be opened.
+        line and the fault; for a line of another shape than the first's, for a file without graphs, and for one in
+        UTF-16. OSError when the file cannot be opened.
     """
+    with open(file_name, "rb") as file:
+        if file.read(2) in (b"\xff\xfe", b"\xfe\xff"):
+            raise ValueError(f"{file_name} is text in UTF-16; save it as UTF-8 or ASCII")
     # Numbers go straight into one flat array of 4 bytes each: a list of Python integers would take ten times that.
-    numbers, shape, count = array.array("i"), None, 0
-    with open(file_name, encoding="ascii", errors="replace") as file:
+    numbers, shape, count, line_number = array.array("i"), None, 0, 0
+    with open(file_name, encoding="utf-8-sig", errors="replace") as file:  # -sig: a byte order mark is no part of it
         while line := file.readline(LONGEST_LINE):
-            count += 1
+            line_number += 1
+            if line.isspace():
+                continue
             try:
                 row, deg, path_len = parse_graph(line, num_nodes)
                 shape = shape or (deg, path_len)
@@ -259,10 +273,11 @@ def read_graphs(file_name, num_nodes):
                         f"the graph is a G({deg},{path_len}), but the first line's is a G({shape[0]},{shape[1]})"
                     )
             except ValueError as fault:
-                raise ValueError(f"{file_name}, line {count}: {fault}") from None
+                raise ValueError(f"{file_name}, line {line_number}: {fault}") from None
             numbers.extend(row)
+            count += 1
     if shape is None:
-        raise ValueError(f"{file_name} is empty; it should hold one graph a line, like 3,5|7,9|5,2|3,7/3,9=3,7,9")
+        raise ValueError(f"{file_name} holds no graph; it should hold one graph a line, like 3,5|7,9|5,2|3,7/3,9=3,7,9")
     deg, path_len = shape
     table = torch.frombuffer(numbers, dtype=torch.int32).view(count, -1).long()
     ends = 2 * deg * (path_len - 1)  # the edges' end points come first in a row, then start, goal and path
@@ -275,9 +290,10 @@ def parse_graph(line, num_nodes):
 
     Returns: the line's numbers in their order (a list of int), deg and path_len. Raises: ValueError, saying what is wrong.
     """
-    match = LINE.fullmatch(line.rstrip("\r\n"))
+    line = "".join(part.strip(" \t") for part in re.split("([,|/=])", line.strip()))  # blanks around marks change nothing
+    match = LINE.fullmatch(line)
     if not match:
-        shown = ascii(line[:40].rstrip("\r\n"))
+        shown = ascii(line[:40])
         raise ValueError(f"{shown} … is not of the form a,b|c,d|…/start,goal=start,…,goal")
     edges, (start, goal), path = ([int(n) for n in re.split("[,|]", part)] for part in match.groups())
     if max(*edges, *path, start, goal) >= num_nodes:
@@ -299,6 +315,11 @@ def parse_graph(line, num_nodes):
     if any(len(arm) != path_len for arm in arms) or len(arms) * (path_len - 1) != len(tails):
         raise ValueError(
             f"the edges are no path-star graph: the arms from the start {start} differ in length, or edges lie off them"
+        )
+    if path not in arms and path[::-1] in arms:
+        raise ValueError(
+            f"the path {','.join(map(str, path))} is written from the goal to the start; write it from the start to the"
+            " goal, and let --reverse turn it round"
         )
     if path not in arms:
         raise ValueError(f"the path {','.join(map(str, path))} is no arm of the graph")

@@ -88,7 +88,8 @@ def evaluate(model, prefix, path, s):
 
     accuracy            the whole path is right, by greedy decoding (exact match)
     position_accuracy   each place of the path is right, from the start to the goal
-    forced_accuracy     the same with the true path so far revealed (teacher forcing)
+    forced_accuracy     the same with the true path so far revealed (teacher forcing). A teacherless model is shown no
+                        path: it has written all places freely, and this is position_accuracy again
     difficult           the first node after the start is right; chance is 1/deg
     cheat_rate          handed a wrong arm's first node, the model walks that arm to its end. Only where the path is
                         revealed from the start on (next, multi), and there is a wrong arm (deg above 1). If l is 2,
@@ -109,7 +110,8 @@ def evaluate(model, prefix, path, s):
     if dist.is_initialized():
         for total in (count, *totals.values()):
             dist.all_reduce(total)
-    return {name: (total / count.double()).tolist() for name, total in totals.items()}
+    # Hits are counted in integers and divided on the CPU: not every device has float64.
+    return {name: (total.cpu().double() / int(count)).tolist() for name, total in totals.items()}
 
 
 def hits_of(model, prefix, path, s):

@@ -249,7 +249,8 @@ class GPT(nn.Module):
         )
         ratio = (c.get("n_inner") or 4 * sizes[2]) // sizes[2]
         activation = "relu" if c.get("activation_function") == "relu" else "gelu"
-        pretrained.must_be(c, folder, activation_function="relu" if activation == "relu" else "gelu_new")
+        if c.get("activation_function") not in ("relu", "gelu_pytorch_tanh"):  # which is gelu_new by another name
+            pretrained.must_be(c, folder, activation_function="gelu_new")
         without = dict(token_shift=False, qk_norm=False, carry=1.0)
         model = cls(GPTConfig(V, T, *sizes, ratio, **without, bias=True, activation=activation))
         tensors = {}

@@ -1,8 +1,8 @@
 """Draw every picture of this lab from the logs that train.py leaves.
 
-    python plot.py runs/*                   all runs in runs/, pictures to figures/
+    python plot.py runs                     all runs in runs/, pictures to figures/
     python plot.py results --out slides     the committed runs, pictures to slides/
-    python plot.py runs/* --graph 2,5,50    of several graphs, show G(2,5) over 50 labels
+    python plot.py runs --graph 2,5,50      of several graphs, show G(2,5) over 50 labels
 
 Nothing is asserted here that the logs do not show: each title is put together from the numbers. In this file, in
 order: reading the logs, the style that all pictures share, the command line's work, and one function a picture:
@@ -16,6 +16,7 @@ order: reading the logs, the style that all pictures share, the command line's w
 """
 
 import argparse
+import glob
 import json
 import math
 import os
@@ -24,9 +25,7 @@ import textwrap
 from pathlib import Path
 from statistics import median, median_high
 
-import matplotlib
-
-matplotlib.use("Agg")  # draws without a display
+os.environ["MPLBACKEND"] = "Agg"  # draws without a display, whatever a notebook asks for (it may not be installed here)
 import matplotlib.pyplot as plt
 from matplotlib.colors import to_rgb
 from matplotlib.ticker import PercentFormatter
@@ -45,7 +44,8 @@ def say(sentence):
 
 
 def find_runs(paths):
-    """Read all runs in the given folders: a folder is a run, or holds some. What is no folder is passed over.
+    """Read all runs in the given folders: a folder is a run, or holds some. What is no folder is passed over, and so is
+    a run that has not come to its first evaluation.
 
     Returns: a list of runs, as from read_run. Raises: ValueError, one sentence, for the first that cannot be read.
     """
@@ -58,7 +58,7 @@ def find_runs(paths):
             inside = [path] if is_run(path) else list(filter(is_run, sorted(path.iterdir())))
             if not inside and not any(path.glob("*.png")):  # a folder of pictures may lie among the runs
                 raise ValueError(f"{path} holds no log.jsonl, nor do its folders; give a folder that train.py wrote")
-            runs += map(read_run, inside)
+            runs += filter(None, map(read_run, inside))
     if not runs:
         raise ValueError(f"there is no run in {' '.join(map(str, paths))}; train one with: python train.py")
     return runs
@@ -67,13 +67,13 @@ def find_runs(paths):
 def read_run(folder):
     """Read one run.
 
-    Returns: a dict with `folder` (a Path), `s` (the settings of config.json), `graph` (deg, path_len, num_nodes) and
+    Returns: None, which is said, when it has not come to its first evaluation; else a dict with `folder` (a Path), `s` (the settings of config.json), `graph` (deg, path_len, num_nodes) and
         `log` (the lines of log.jsonl, each a dict, in the order of their steps, one at least).
     Raises: ValueError, one sentence with the file, its fault and a remedy.
     """
     path = folder / "config.json"
     try:
-        s = json.loads(path.read_text())
+        s = json.loads(path.read_text(encoding="utf-8"))
         graph = s["deg"], s["path_len"], s["num_nodes"]
         if s["objective"] not in OBJECTIVES or s["model"] not in tuple(MODELS) or min(*graph, s["steps"]) < 1:
             raise ValueError
@@ -82,9 +82,11 @@ def read_run(folder):
 
     path, log = folder / "log.jsonl", []
     try:
-        lines = path.read_text().rstrip().split("\n")
+        lines = path.read_text(encoding="utf-8").rstrip().split("\n")
+    except FileNotFoundError:
+        lines = [""]
     except (OSError, ValueError):
-        raise ValueError(f"{path} is missing or no text; wait for an evaluation, or leave {folder} out") from None
+        raise ValueError(f"{path} is no text; fetch it again, or leave {folder} out") from None
     for number, line in enumerate(lines, 1):
         try:
             record = json.loads(line)
@@ -98,7 +100,7 @@ def read_run(folder):
             raise ValueError(f"{path}, line {number}, is damaged or out of order; delete it, or leave {folder} out")
         log.append(record)
     if not log:
-        raise ValueError(f"{path} is empty; wait for the first evaluation, or leave {folder} out")
+        return say(f"{folder} holds no evaluation yet and is skipped")
     if log[-1]["step"] < s["steps"]:
         say(f"{folder} has got to step {log[-1]['step']} of {s['steps']} and is drawn as far as that")
     return {"folder": folder, "s": s, "graph": graph, "log": log}
@@ -543,6 +545,8 @@ def save(fig, out, name, need=None):
 
 
 def main(argv=None):
+    if hasattr(sys.stdout, "reconfigure"):  # where an encoding lacks a letter of a file's name, print its number
+        sys.stdout.reconfigure(errors="backslashreplace")
     usage, pictures = __doc__.split("Nothing is")[0], "The pictures:" + __doc__.split("a picture:")[1]
     plain = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser("plot.py", description=usage, epilog=pictures, formatter_class=plain)
@@ -559,7 +563,9 @@ def main(argv=None):
     except ValueError:
         refuse(f"--graph {args.graph} is no graph; give deg,path_len,num_nodes, like 2,5,50")
     try:
-        folders = args.folders or [path.parent for path in sorted(Path("results").glob("*/config.json"))]
+        # Not every shell expands runs/*; a name that is there may hold brackets.
+        named = [name for n in args.folders for name in ([n] if os.path.exists(n) else sorted(glob.glob(n)) or [n])]
+        folders = named or [path.parent for path in sorted(Path("results").glob("*/config.json"))]
         if not folders:
             say("results/ holds no run, so only picture 1 is drawn; train one with: python train.py")
         draw(find_runs(folders) if folders else [], graph, args.out)

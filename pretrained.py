@@ -79,7 +79,7 @@ def read_tensors(folder):
     indexes = sorted(folder.glob("*.index.json"))
     try:
         if indexes:
-            paths = [folder / name for name in sorted(set(json.loads(indexes[0].read_text())["weight_map"].values()))]
+            paths = [folder / name for name in sorted(set(json.loads(indexes[0].read_text(encoding="utf-8"))["weight_map"].values()))]
         else:
             paths = [path for path in (folder / "model.safetensors", folder / "pytorch_model.bin") if path.exists()][:1]
         tensors = {}
@@ -135,7 +135,8 @@ def write_folder(folder, config, tensors):
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     write_whole(folder / "pytorch_model.bin", lambda temporary: torch.save(tensors, temporary))
-    write_whole(folder / "config.json", lambda temporary: temporary.write_text(json.dumps(config, indent=1) + "\n"))
+    text = json.dumps(config, indent=1) + "\n"
+    write_whole(folder / "config.json", lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 # ---------------------------------------------------------------------------------------------------------

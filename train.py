@@ -12,11 +12,16 @@ folder, main.
 """
 
 import argparse
+import contextlib
 import functools
+import hashlib
+import itertools
 import json
 import math
 import os
 import platform
+import shlex
+import shutil
 import signal
 import sys
 import threading
@@ -31,7 +36,7 @@ import torch.nn.functional as F
 import data
 import model_mamba
 import pretrained
-from checkpoint import append_line, keep_lines_before, load_checkpoint, restore, save_checkpoint, write_whole
+from checkpoint import append_line, hold, keep_lines_before, load_checkpoint, restore, save_checkpoint, write_whole
 from evaluate import evaluate
 from model_gpt import GPT, GPTConfig
 from model_mamba import Mamba, MambaConfig
@@ -52,7 +57,7 @@ SETTINGS = {
         path_len=(5, "nodes of an arm, counted with the start"),
         num_nodes=(50, "node labels to draw from"),
         n_train=(0, "graphs in a fixed training set, the paper's is 200000; 0: fresh graphs at every step"),
-        n_test=(0, "unseen graphs to evaluate on; 0: 2000, or all that --test_file has"),
+        n_test=(0, "unseen graphs to evaluate on, at most those of --test_file; 0: 2000, or all of the file's"),
         train_file=("", "train on the graphs of this text file, one a line like 3,5|7,9|5,2|3,7/3,9=3,7,9"),
         test_file=("", "evaluate on the graphs of this text file"),
     ),
@@ -65,7 +70,7 @@ SETTINGS = {
             0,
             "with --multi: output heads, head k predicts the token k ahead; 0: 4, or path_len if that is less",
         ),
-        only_difficult=(False, "train on the loss of the first step alone"),
+        only_difficult=(False, "train on the loss of the first step alone; not with --multi"),
     ),
     "the model": dict(
         model=("gpt", "a Transformer or a Mamba"),
@@ -77,7 +82,7 @@ SETTINGS = {
         carry=(0.4, "share of its input that a GPT block keeps beside what its attention finds; GPT-2's is 1"),
         init_from=(
             "",
-            "start from published weights: gpt2, gpt2-large, mamba-130m …, or a folder that has them; sets the sizes, takes"
+            "start from published weights: gpt2, gpt2-large, mamba-130m and others, or a folder that has them; sets the sizes, takes"
             " out token shift, QK-norm and carry, and unless they are given sets --optimizer adamw --lr 1e-4",
         ),
         scan=("auto", "how Mamba computes its scan; auto: triton on a GPU, fast elsewhere"),
@@ -88,7 +93,7 @@ SETTINGS = {
         batch_size=(256, "graphs a step"),
         steps=(300, "steps"),
         warmup=(10, "steps over which the learning rate rises"),
-        decay=(0.8, "share of the steps, the last ones, over which the learning rate falls to 0"),
+        decay=(0.8, "share of the steps, the last ones, over which the learning rate falls to 0; 0: it stays"),
     ),
     "the run": dict(
         seed=(1, "fixes the whole run on a CPU, for one number of threads"),
@@ -98,8 +103,15 @@ SETTINGS = {
         compile=(False, "torch.compile the model"),
         threads=(0, "CPU threads; 0 leaves the choice to PyTorch"),
         out_dir=("", "the run's folder; if not given, runs/ and a name made of what matters"),
-        resume=("", "go on with the run in this folder, to the same numbers as if it had never stopped"),
-        eval_only=(False, "with --resume: evaluate the checkpoint and stop"),
+        resume=(
+            "",
+            "go on with the run in this folder, to the same numbers as if it had never stopped; with other --steps it goes on"
+            " too, but to other numbers, since the learning rate follows the steps",
+        ),
+        eval_only=(
+            False,
+            "with --resume: evaluate the checkpoint and stop, on the run's test graphs, or on others by --test_file or --n_test",
+        ),
     ),
 }
 CHOICES = dict(
@@ -110,8 +122,11 @@ CHOICES = dict(
     dtype=("float32", "bfloat16"),
 )
 DEFAULTS = {name: default for group in SETTINGS.values() for name, (default, _) in group.items()}
-KEPT = DEFAULTS.keys() - {"teacherless", "multi"}  # which name an objective, and are kept as --objective
-MAY_CHANGE_ON_RESUME = ("steps", "eval_every", "device", "compile", "threads", "resume", "eval_only")
+# --teacherless and --multi name an objective, and are kept as --objective; file_hashes are fingerprint's.
+KEPT = DEFAULTS.keys() - {"teacherless", "multi"} | {"file_hashes"}
+FILES = ("train_file", "test_file")
+MAY_CHANGE_ON_RESUME = ("steps", "eval_every", "device", "compile", "threads")  # and a file's place
+MAY_CHANGE_FOR_EVALUATION = ("n_test", "test_file", "device", "dtype", "threads")
 
 
 def parse_command_line(argv):
@@ -149,7 +164,8 @@ def refuse(message):
 
 
 def name_objective(given):
-    """Replace the short flags --teacherless, --multi and a lone --reverse by the objective that they name.
+    """Replace the short flags --teacherless, --multi and a lone --reverse by the objective that they name. Next-token
+    prediction on reversed paths is the objective reverse, whichever way it was asked for.
 
     Returns: a new dict. Raises: ValueError when two objectives are asked for.
     """
@@ -157,8 +173,8 @@ def name_objective(given):
     asked = [name for name in ("teacherless", "multi") if given.pop(name, False)]
     if "objective" in given:
         asked.append(given["objective"])
-    elif given.get("reverse") and not asked:
-        asked.append("reverse")
+    if given.get("reverse") and set(asked) <= {"next"}:
+        asked = ["reverse"]
     if len(set(asked)) > 1:
         raise ValueError(f"{' and '.join(asked)} are two objectives; choose one (--reverse may go with either)")
     if asked:
@@ -174,11 +190,15 @@ def check_settings(s):
     for name, least in [(name, 1) for name in at_least_1] + [(name, 0) for name in at_least_0]:
         if s[name] < least:
             raise ValueError(f"--{name} is {s[name]}; give {least} or more")
+    for name, value in s.items():
+        if isinstance(value, int) and value >= (2**64 if name == "seed" else 2**31):
+            raise ValueError(f"--{name} is {value}; give less than 2^{64 if name == 'seed' else 31}")
     if not 0 < s["lr"] < math.inf:
         raise ValueError(f"--lr is {s['lr']}; give a number above 0")
-    for name in ("decay", "carry"):
-        if not 0 < s[name] <= 1:
-            raise ValueError(f"--{name} is {s[name]}; give a share above 0, at most 1")
+    if not 0 <= s["decay"] <= 1:
+        raise ValueError(f"--decay is {s['decay']}; give a share from 0 to 1")
+    if not 0 < s["carry"] <= 1:
+        raise ValueError(f"--carry is {s['carry']}; give a share above 0, at most 1")
     data.check_sizes(s["deg"], s["path_len"], s["num_nodes"])
     if s["model"] == "gpt" and s["n_embd"] % s["n_head"]:
         raise ValueError(
@@ -195,6 +215,10 @@ def check_settings(s):
         raise ValueError(
             f"--n_future {s['n_future']} is more than the {s['path_len']} tokens of a path; give at most that"
         )
+    if s["only_difficult"] and s["objective"] == "multi":
+        raise ValueError(
+            "--only_difficult trains on a single token of the path, and --multi on several at each place; leave one out"
+        )
     if s["train_file"] and s["n_train"]:
         raise ValueError(
             f"--train_file {s['train_file']} and --n_train {s['n_train']} both say what to train on; give one"
@@ -204,7 +228,7 @@ def check_settings(s):
     if s["scan"] == "triton" and s["device"] == "cpu":
         raise ValueError("--scan triton needs a GPU, but --device is cpu; give --scan fast")
     try:
-        torch.empty(1, device=s["device"])
+        torch.zeros(1, device=s["device"]).item()  # a number comes back, which the device "meta" cannot give
     except (RuntimeError, AssertionError):
         raise ValueError(f"--device {s['device']} is not to be had here; give --device cpu") from None
 
@@ -221,25 +245,53 @@ def generator_for(seed, purpose, step=0):
     return torch.Generator().manual_seed(int(state[0]))
 
 
-def read_files(s, given):
-    """Read --train_file and --test_file; their graphs then say what deg and path_len are.
+def read_files(s, given, flags=FILES):
+    """Read --train_file and --test_file; their graphs then say what deg and path_len are, and bound n_test.
 
+    Arguments: given, the flags that bind deg and path_len; s, the settings, whose file_hashes hold a fingerprint of
+        the graphs that a resumed run was begun with, and get one of those of a new run.
     Returns: a dict from the flag's name to (prefix, path). Raises: ValueError, OSError.
     """
     files = {}
-    for flag in ("train_file", "test_file"):
+    for flag in flags:
         if not s[flag]:
             continue
-        prefix, path = files[flag] = data.read_graphs(s[flag], s["num_nodes"])
-        path_len = path.shape[1]
-        deg = prefix.shape[1] // 3 // (path_len - 1)
-        for name, value in (("deg", deg), ("path_len", path_len)):
+        try:
+            files[flag] = data.read_graphs(s[flag], s["num_nodes"])
+        except FileNotFoundError:
+            raise ValueError(f"--{flag} {s[flag]} does not exist; give the file's place by --{flag}") from None
+        except IsADirectoryError:
+            raise ValueError(f"--{flag} {s[flag]} is a folder; give a text file of graphs") from None
+        for name, value in zip(("deg", "path_len"), data.graph_shape(*files[flag])):
             if given.setdefault(name, value) != value:
                 raise ValueError(
                     f"--{name} is {given[name]}, but in {s[flag]} it is {value}; leave the flag out or give another file"
                 )
             s[name] = value
+        digest = fingerprint(*files[flag])
+        if s["file_hashes"].setdefault(flag, digest) != digest:
+            raise ValueError(
+                f"--{flag} {s[flag]} does not hold the graphs with which the run was begun; give the file that does"
+            )
+        s[flag] = os.path.abspath(s[flag])  # so that a run can be resumed from any folder
+    if "test_file" in files:
+        there = len(files["test_file"][0])
+        if s["n_test"] > there:
+            print(f"{s['test_file']} has {there:,} graphs; all of them are taken")
+        s["n_test"] = min(s["n_test"] or there, there)
     return files
+
+
+def fingerprint(prefix, path):
+    """What identifies the graphs of a file, in their order: a string of 64 digits."""
+    return hashlib.sha256(prefix.numpy().tobytes() + path.numpy().tobytes()).hexdigest()
+
+
+def test_graphs(s, files):
+    """The graphs to evaluate on, of --test_file or drawn from the seed: prefix (M, P) and path (M, l), int64."""
+    if "test_file" in files:
+        return [part[: s["n_test"]] for part in files["test_file"]]
+    return data.sample_graphs(s["n_test"], s["deg"], s["path_len"], s["num_nodes"], generator_for(s["seed"], TEST))
 
 
 def prepare_graphs(s, files):
@@ -248,13 +300,8 @@ def prepare_graphs(s, files):
     Returns: test, a pair prefix (M, P) and path (M, l); train, such a pair or None for fresh graphs at every step; and
         forbidden, the sorted keys of the test graphs. Raises: ValueError.
     """
-    shape = s["deg"], s["path_len"], s["num_nodes"]
-    if "test_file" in files:
-        test = [part[: s["n_test"]] for part in files["test_file"]]
-    else:
-        test = data.sample_graphs(s["n_test"], *shape, generator_for(s["seed"], TEST))
+    test = test_graphs(s, files)
     forbidden = data.graph_keys(test[0], s["num_nodes"]).unique()
-
     train = None
     if "train_file" in files:
         prefix, path = files["train_file"]
@@ -263,6 +310,7 @@ def prepare_graphs(s, files):
         if not new.all():
             print(f"{s['train_file']}: {int((~new).sum())} of its {len(new)} graphs are test graphs, and left out")
     elif s["n_train"]:
+        shape = s["deg"], s["path_len"], s["num_nodes"]
         train = data.sample_new_graphs(s["n_train"], *shape, generator_for(s["seed"], FIXED), forbidden)
     if train and s["batch_size"] > len(train[0]):
         raise ValueError(
@@ -287,6 +335,23 @@ def batch_of(step, s, train, forbidden):
     epoch, i = divmod(step, len(path) // B)  # the end of an epoch, if less than a batch, is left out
     rows = epoch_order(len(path), s["seed"], epoch)[i * B : (i + 1) * B]
     return prefix[rows], path[rows]
+
+
+def not_trained_on(test, steps, s, train, forbidden):
+    """Those of the graphs `test` that none of the first `steps` steps trained on, found by drawing all of these again.
+
+    Arguments: test, prefix (M, P) and path (M, l); s, train and forbidden, those of the training. Returns: such a pair.
+    Raises: ValueError when no graph is left.
+    """
+    keys = data.graph_keys(test[0], s["num_nodes"])
+    new = torch.ones(len(keys), dtype=torch.bool)
+    for step in range(steps):
+        new &= ~torch.isin(keys, data.graph_keys(batch_of(step, s, train, forbidden)[0], s["num_nodes"]))
+    if not new.any():
+        raise ValueError(f"the run trained on all of the {len(keys)} graphs; give others by --test_file or --n_test")
+    if not new.all():
+        print(f"The run trained on {int((~new).sum()):,} of the {len(keys):,} graphs; they are left out")
+    return [part[new] for part in test]
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -325,9 +390,14 @@ def make_optimizers(model, s):
     return optimizers
 
 
+def peak_of_schedule(s):
+    """The largest share of the learning rate that any step has: below 1 where the rate falls before it has risen."""
+    return max(schedule(step, s) for step in range(min(s["steps"], s["warmup"] + 1)))
+
+
 def schedule(step, s):
     """The share of the learning rate at one step: it rises over the warm-up, and falls to 0 over the last `decay`."""
-    return min(1.0, (step + 1) / (s["warmup"] + 1), (s["steps"] - step) / (s["decay"] * s["steps"]))
+    return min(1.0, (step + 1) / (s["warmup"] + 1), (s["steps"] - step) / max(1, s["decay"] * s["steps"]))
 
 
 CACHED = 2**18  # numbers, 1 MB: one layer's output for one part of a batch fits in a CPU core's own cache
@@ -382,7 +452,7 @@ def train(s, folder, test, train_graphs, forbidden, checkpoint=None):
         # The scan stays as it is: its loops over time would be unrolled.
         model_mamba.selective_scan = torch.compiler.disable(model_mamba.selective_scan)
         model.trunk, model.head = torch.compile(model.trunk), torch.compile(model.head)
-    autocast = torch.autocast(device.type, torch.bfloat16, enabled=s["dtype"] == "bfloat16")
+    autocast = mixed_precision(s)
     interrupted = catch_ctrl_c()
 
     began = time.monotonic() - seconds  # as if a resumed run had been in one piece
@@ -403,6 +473,7 @@ def train(s, folder, test, train_graphs, forbidden, checkpoint=None):
             }
             tokens, training_seconds = 0, 0.0
             if rank == 0:
+                write_config(folder, s)
                 append_line(folder / "log.jsonl", record)
                 save_checkpoint(folder, step, loss, record["seconds"], model, optimizers, s)
         if record:
@@ -412,7 +483,7 @@ def train(s, folder, test, train_graphs, forbidden, checkpoint=None):
         if stop:
             if rank == 0:
                 save_checkpoint(folder, step, loss, time.monotonic() - began, model, optimizers, s)
-                print(f"\nStopped at step {step}. Go on with: python train.py --resume {folder}", file=sys.stderr)
+                print(f"\nStopped at step {step}. Go on with: python train.py --resume {quote(folder)}", file=sys.stderr)
             leave_processes(status=1)
             sys.exit(1)
 
@@ -522,14 +593,16 @@ def show_progress(record, step, loss, seconds, s):
     if step != record["step"] and not on_terminal:
         return
     left = int(seconds * (s["steps"] - step) / step) if step else 0
-    print(
+    line = (
         f"step {step:>5}/{s['steps']}   loss {'  -  ' if loss is None else f'{loss:.3f}'}"
         f"   exact match {record['accuracy']:6.1%}"
         f"   difficult token {record['difficult']:6.1%} (chance {record['chance']:.1%})"
-        f"   {step * s['batch_size'] / seconds:5.0f} graphs/s   {left // 60}:{left % 60:02} left",
-        end="\r" if on_terminal and step < s["steps"] else "\n",
-        flush=True,
+        f"   {step * s['batch_size'] / seconds:5.0f} graphs/s   {left // 60}:{left % 60:02} left"
     )
+    if on_terminal and step < s["steps"]:
+        print(line[: shutil.get_terminal_size().columns - 1], end="\r", flush=True)  # a line that wraps cannot be rewritten
+    else:
+        print(line, flush=True)
 
 
 def conclude(record, folder, s):
@@ -542,8 +615,22 @@ def conclude(record, folder, s):
         f"\nA {kind} of {s['n_layer']} layers saw {record['graphs']:,} graphs G({s['deg']},{s['path_len']}) with the"
         f" objective {run_name(s)!r}, in {time_taken}.\nOf {s['n_test']:,} graphs that it had not seen, it solves"
         f" {record['accuracy']:.1%}, and takes the right first step in {record['difficult']:.1%}, where a guess is right"
-        f" in {record['chance']:.1%}.\nThe log is {folder / 'log.jsonl'}; to see it: python plot.py {folder}"
+        f" in {record['chance']:.1%}.\nThe log is {folder / 'log.jsonl'}; to see it: python plot.py {quote(folder)}"
     )
+
+
+def print_measurements(step, measured, s):
+    """What --eval_only prints: every number of `measured`, from evaluate, in percent, a line each."""
+    graphs = f"{s['n_test']:,} graphs G({s['deg']},{s['path_len']})" + (f" of {s['test_file']}" if s["test_file"] else "")
+    print(f"The checkpoint of step {step} on {graphs} that it had not seen (difficult: chance is {1 / s['deg']:.1%})")
+    for name, value in measured.items():
+        for row in value if name == "head_accuracy" else [value]:
+            print(f"{name:<18}", *(f"{share:7.2%}" for share in (row if isinstance(row, list) else [row])))
+
+
+def quote(path):
+    """A path as it can be pasted into a shell."""
+    return shlex.quote(str(path)) if os.name == "posix" else f'"{path}"' if " " in str(path) else str(path)
 
 
 def run_name(s):
@@ -557,31 +644,39 @@ def run_name(s):
 
 
 def new_folder(s):
-    """Make the run's folder: --out_dir, or runs/ and a name made of what matters, with a counter where that exists."""
-    if s["out_dir"]:
-        folder = Path(s["out_dir"])
-        if (folder / "log.jsonl").exists():
-            raise ValueError(
-                f"--out_dir {folder} holds a run already; give another folder, or go on with it by --resume {folder}"
-            )
+    """Make the run's folder: --out_dir, or runs/ and a name made of what matters, with a counter where that exists.
+
+    Returns: a Path. Raises: ValueError when it holds a run already, or cannot be made.
+    """
+    folder = Path(s["out_dir"] or "runs")
+    try:
         folder.mkdir(parents=True, exist_ok=True)
-        return folder
-    name = f"{run_name(s)}_{s['model']}_deg_{s['deg']}_path_{s['path_len']}_nodes_{s['num_nodes']}_seed_{s['seed']}"
-    count = 1
-    while True:
-        folder = Path("runs", name if count == 1 else f"{name}_{count}")
-        try:
-            folder.mkdir(parents=True)
+        if s["out_dir"]:
+            if (folder / "log.jsonl").exists():
+                raise ValueError(
+                    f"--out_dir {folder} holds a run already; give another folder, or go on with it by"
+                    f" --resume {quote(folder)}"
+                )
             return folder
-        except FileExistsError:
-            count += 1
+        graph = f"deg_{s['deg']}_path_{s['path_len']}_nodes_{s['num_nodes']}"
+        name = f"{run_name(s)}_{s['model']}_{graph}_seed_{s['seed']}"
+        for count in itertools.count(1):
+            with contextlib.suppress(FileExistsError):
+                folder = Path("runs", name if count == 1 else f"{name}_{count}")
+                folder.mkdir()
+                return folder
+    except OSError as fault:
+        in_the_way = isinstance(fault, (FileExistsError, NotADirectoryError))
+        reason = "something that is no folder has this name" if in_the_way else fault.strerror
+        raise ValueError(f"the folder {folder} cannot be made ({reason}); give another by --out_dir") from None
 
 
 def write_config(folder, s):
     """Write config.json: every setting, and what else the numbers depend on."""
     versions = {"python": platform.python_version(), "torch": torch.__version__, "numpy": numpy.__version__}
     facts = {"versions": versions, "machine": platform.machine(), "threads_used": torch.get_num_threads()}
-    write_whole(folder / "config.json", lambda temporary: temporary.write_text(json.dumps(s | facts, indent=1) + "\n"))
+    text = json.dumps(s | facts, indent=1) + "\n"
+    write_whole(folder / "config.json", lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -597,21 +692,30 @@ def settle(given):
     if "resume" in given:
         checkpoint = load_checkpoint(given["resume"], KEPT)
         s = checkpoint["settings"]
+        may_change = MAY_CHANGE_FOR_EVALUATION if given.get("eval_only") else MAY_CHANGE_ON_RESUME
+        may_change += tuple(flag for flag in FILES if s[flag] and flag not in may_change)  # a file may have moved
         for name, value in given.items():
-            if value != s[name] and name not in MAY_CHANGE_ON_RESUME:
-                may = ", ".join(f"--{name}" for name in MAY_CHANGE_ON_RESUME[:-2])
+            if value != s[name] and name not in (*may_change, "resume", "eval_only"):
                 raise ValueError(
-                    f"--{name} {value} cannot change on --resume: this run has {s[name]}. Leave it out; what may change"
-                    f" is {may}"
+                    f"--{name} {value} cannot change on --resume: this run has {s[name] if s[name] != '' else 'none'}. Leave"
+                    f" it out; what may change is {', '.join(f'--{name}' for name in may_change)}"
                 )
-        s |= given
-        files = read_files(s, {})
+        s = s | given
+        if s["eval_only"] and "test_file" in given:
+            s["file_hashes"] = {}  # other graphs
+            s["n_test"] = given.get("n_test", 0)  # 0: all that the file has
+        files = read_files(s, {"deg": s["deg"], "path_len": s["path_len"]}, ("test_file",) if s["eval_only"] else FILES)
+        if s["steps"] < checkpoint["step"]:
+            raise ValueError(
+                f"--steps is {s['steps']}, but the run has come to step {checkpoint['step']}; give that or more, or start a"
+                " new run"
+            )
     else:
         checkpoint = None
-        s = {name: DEFAULTS[name] for name in DEFAULTS if name in KEPT}
+        s = {name: DEFAULTS[name] for name in DEFAULTS if name in KEPT} | {"file_hashes": {}}
         s |= (pretrained.settings_of(given) if given.get("init_from") else {}) | given
         files = read_files(s, given)
-        s["n_test"] = s["n_test"] or (len(files["test_file"][0]) if s["test_file"] else 2000)
+        s["n_test"] = s["n_test"] or 2000
         s["n_future"] = s["n_future"] or (min(4, s["path_len"]) if s["objective"] == "multi" else 1)
         s["n_layer"] = s["n_layer"] or (5 if s["model"] == "gpt" else 4)
     if s["device"] == "auto":
@@ -620,36 +724,85 @@ def settle(given):
     return s, files, checkpoint
 
 
+def evaluate_checkpoint(s, files, checkpoint):
+    """What --eval_only does: measure the checkpoint, print what comes of it, and leave the run's folder as it is.
+
+    Raises: ValueError, OSError.
+    """
+    test = test_graphs(s, files)
+    trained = checkpoint["settings"] | {"train_file": s["train_file"]}  # which may have moved
+    if (s["n_test"], s["test_file"]) != (trained["n_test"], trained["test_file"]):
+        _, *training = prepare_graphs(trained, read_files(trained, {}))
+        test = not_trained_on(test, checkpoint["step"], trained, *training)
+    s["n_test"] = len(test[0])
+    rank, world = this_process()
+    test = [part[rank::world].to(s["device"]) for part in test]
+    model = make_model(s)
+    step, _, _ = restore(model, make_optimizers(model, s), checkpoint)
+    with mixed_precision(s):
+        measured = evaluate(model.to(s["device"]), *test, s)
+    print_measurements(step, measured, s)
+
+
+def mixed_precision(s):
+    """The context in which a model computes: --dtype."""
+    return torch.autocast(torch.device(s["device"]).type, torch.bfloat16, enabled=s["dtype"] == "bfloat16")
+
+
+def run(s, files, checkpoint):
+    """Train, from the start or from a checkpoint, and say what came of it. Raises: as train."""
+    test, train_graphs, forbidden = prepare_graphs(s, files)
+    rank, world = this_process()
+    test = [part[rank::world].to(s["device"]) for part in test]  # this process's share
+    if rank > 0:
+        return train(s, None, test, train_graphs, forbidden, checkpoint)
+    folder = Path(s["resume"]) if checkpoint else new_folder(s)
+    if (peak := peak_of_schedule(s)) < 1:
+        print(f"--warmup {s['warmup']} is long for --steps {s['steps']}: the learning rate rises to {peak:.0%} of --lr alone")
+    with hold(folder):
+        if checkpoint:
+            keep_lines_before(checkpoint["step"], folder / "log.jsonl")
+        try:
+            record = train(s, folder, test, train_graphs, forbidden, checkpoint)
+        finally:
+            if not any(folder.iterdir()):
+                folder.rmdir()  # it ended before its first evaluation
+    conclude(record, folder, s)
+
+
 def main(argv=None):
     """The command line: train, resume or evaluate."""
+    if hasattr(sys.stdout, "reconfigure"):  # where an encoding lacks a letter of a file's name, print its number
+        sys.stdout.reconfigure(errors="backslashreplace")
     given = parse_command_line(argv)
     try:
         s, files, checkpoint = settle(given)
         if s["threads"]:
             torch.set_num_threads(s["threads"])
         join_processes(s)
-        test, *others = prepare_graphs(s, files)
-        rank, world = this_process()
-        test = [part[rank::world].to(s["device"]) for part in test]  # this process's share
         if s["eval_only"]:
-            model = make_model(s)
-            step, _, _ = restore(model, make_optimizers(model, s), checkpoint)
-            print(json.dumps({"step": step, "chance": 1 / s["deg"]} | evaluate(model.to(s["device"]), *test, s)))
+            evaluate_checkpoint(s, files, checkpoint)
         else:
-            folder = None  # only the first process has one
-            if rank == 0:
-                folder = Path(s["resume"]) if checkpoint else new_folder(s)
-                if checkpoint:
-                    keep_lines_before(checkpoint["step"], folder / "log.jsonl")
-                write_config(folder, s)
-            record = train(s, folder, test, *others, checkpoint)
-            if folder:
-                conclude(record, folder, s)
+            run(s, files, checkpoint)
         leave_processes()
-    except (ValueError, OSError, ImportError, FloatingPointError) as fault:
+    except (ValueError, ImportError, FloatingPointError) as fault:
         refuse(fault)
+    except OSError as fault:
+        refuse(f"{fault.filename}: {fault.strerror}" if fault.filename else fault)
+    except (MemoryError, RuntimeError) as fault:
+        refuse(explain(fault, s))
     except KeyboardInterrupt:
         sys.exit("\ntrain.py: stopped at once; --resume goes on from the run's last checkpoint, if it had come to one")
+
+
+def explain(fault, s):
+    """One sentence for an error of PyTorch's that the user can do something about. Raises: `fault`, if it is none."""
+    text = str(fault)
+    if isinstance(fault, (MemoryError, torch.OutOfMemoryError)) or "allocate memory" in text:
+        return f"there is not enough memory on {s['device']}; give a smaller --batch_size, --n_test or model"
+    if s["compile"] and type(fault).__module__.startswith(("torch._dynamo", "torch._inductor")):
+        return f"torch.compile failed ({text.splitlines()[0]}); leave --compile out"
+    raise fault
 
 
 if __name__ == "__main__":

@@ -72,7 +72,7 @@ def row(kind, runs):
 def bench_table(path):
     """The rows of bench.py in Markdown. Arguments: path, of bench.jsonl. Returns: str."""
     lines = ["| part | what | ours | beside | | ratio | |", "| --- | --- | --- | --- | --- | --- | --- |"]
-    for line in path.read_text().splitlines():
+    for line in path.read_text(encoding="utf-8").splitlines():
         r = json.loads(line)
         unit, digits = ("MB", 0) if "ours_megabytes" in r else ("ms", 1)
         ours, peer = (

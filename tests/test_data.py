@@ -166,9 +166,10 @@ def test_round_trip_through_text_is_exact(tmp_path, deg, path_len, num_nodes):
 @pytest.mark.parametrize(
     "line, fault",
     [
-        ("", "is not of the form"),
         ("3,5|7,9|5,2|3,7/3,9", "is not of the form"),
-        ("3,5|7,9|5,2|3,7/3,9=3,7,9 ", "is not of the form"),
+        ("3,5|7,9|5,2|3,7/3,9=3,7,9 9", "is not of the form"),
+        ("3,5|7, |5,2|3,7/3,9=3,7,9", "is not of the form"),
+        ("3,5|7,9|5,2|3,7/3,9=9,7,3", "written from the goal to the start; .* let --reverse turn it round"),
         ("3,5|7,-9|5,2|3,7/3,9=3,7,9", "is not of the form"),
         ("3,5|7,9|5,2|3,7/3,9=3,7,٩", "is not of the form"),
         ("1" * 5000, "is not of the form"),
@@ -195,8 +196,51 @@ def test_a_bad_line_is_refused_with_file_and_line(tmp_path, line, fault):
 
 def test_an_empty_file_is_refused(tmp_path):
     (tmp_path / "empty.txt").write_text("")
-    with pytest.raises(ValueError, match="is empty"):
+    with pytest.raises(ValueError, match="holds no graph"):
         data.read_graphs(tmp_path / "empty.txt", 10)
+    (tmp_path / "blank.txt").write_text("\n \n\t\n")
+    with pytest.raises(ValueError, match="holds no graph"):
+        data.read_graphs(tmp_path / "blank.txt", 10)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\xef\xbb\xbf" + TEXT.encode(),  # a byte order mark
+        TEXT.encode().replace(b"\n", b"\r\n"),
+        b"\n\n" + TEXT.encode() + b"\n \t\n",  # empty lines
+        b" 3, 5 | 7,9|5 ,2|3,7 /3,\t9 = 3,7,9 \t\n",  # blanks around marks and at the ends of a line
+        TEXT.encode().rstrip(),
+    ],
+)
+def test_what_is_harmless_in_a_file_is_accepted(tmp_path, content):
+    (tmp_path / "graphs.txt").write_bytes(content)
+    prefix, path = data.read_graphs(tmp_path / "graphs.txt", 10)
+    assert torch.equal(prefix, PREFIX) and torch.equal(path, PATH)
+
+
+def test_a_fault_after_empty_lines_is_named_by_its_line_in_the_file(tmp_path):
+    (tmp_path / "graphs.txt").write_text(f"\n{TEXT}\n3,5|7\n")
+    with pytest.raises(ValueError, match="line 4: '3,5|7' "):
+        data.read_graphs(tmp_path / "graphs.txt", 10)
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])
+def test_utf_16_is_named(tmp_path, encoding):
+    mark = "" if encoding == "utf-16" else "\ufeff"
+    (tmp_path / "graphs.txt").write_bytes((mark + TEXT).encode(encoding))
+    with pytest.raises(ValueError, match="UTF-16; save it as UTF-8"):
+        data.read_graphs(tmp_path / "graphs.txt", 10)
+
+
+def test_shape_and_length_say_the_same_both_ways():
+    for deg in range(1, 21):
+        for path_len in range(2, 21):
+            P = data.prefix_length(deg, path_len)
+            prefix, path = torch.zeros(1, P), torch.zeros(1, path_len)
+            assert data.graph_shape(prefix, path) == (deg, path_len)
+            edges, start = torch.zeros(1, deg * (path_len - 1), 2, dtype=torch.int64), torch.zeros(1, dtype=torch.int64)
+            assert data.write_prefix(edges, start, start, 500).shape == (1, P)
 
 
 def test_ten_thousand_mutations_are_each_a_graph_or_refused(tmp_path):
@@ -238,6 +282,7 @@ def test_ten_thousand_mutations_are_each_a_graph_or_refused(tmp_path):
 
 def test_an_endless_line_is_refused_without_reading_it_all(tmp_path):
     file = tmp_path / "endless.txt"
-    file.write_text("3,5|" * 2_000_000)
-    with pytest.raises(ValueError, match="line 1"):
-        data.read_graphs(file, 10)
+    for endless in ("3,5|", "3 ", "3,", "       "):
+        file.write_text("3" + endless * 2_000_000)
+        with pytest.raises(ValueError, match="line 1"):
+            data.read_graphs(file, 10)

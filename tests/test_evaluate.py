@@ -83,6 +83,14 @@ def test_a_wrong_arm_and_no_path_are_told_apart():
     assert measured["no_path"] == 1 and "cheat_rate" not in measured
 
 
+def test_a_path_that_is_wrong_in_its_start_alone_is_no_path():
+    measured = measure(lambda arms, goal: [arms[0][1], *plan(arms, goal)[1:]], "teacherless")
+    assert measured["position_accuracy"] == [0, 1, 1, 1] and measured["accuracy"] == 0
+    assert measured["no_path"] == 1 and measured["wrong_arm"] == 0
+    measured = measure(lambda arms, goal: [arms[0][1], *wrong_arm(arms, goal)[1:]], "teacherless")
+    assert measured["no_path"] == 1 and measured["wrong_arm"] == 0
+
+
 def random_model(kind, n_future=1, seed=0):
     torch.manual_seed(seed)
     length = data.prefix_length(DEG, L) + L - 1

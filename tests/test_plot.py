@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import signal
 import struct
 import subprocess
@@ -167,6 +168,19 @@ def test_learning_order_is_the_first_step_at_90_percent(runs):
     order = lambda objective: plot.learning_order([run for run in group if run["s"]["objective"] == objective])
     assert order("teacherless") == [60, 50, 40, 30, 20]
     assert order("next") == [60, math.inf, 40, 30, 20]
+
+
+def test_a_token_counts_as_learned_from_90_percent_on(tmp_path):
+    folder = make_run(tmp_path / "run")
+    log = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    for r in log:  # 0, 10, … 100 %
+        r["forced_accuracy"] = [r["step"] / 100] * 5
+    (folder / "log.jsonl").write_text("".join(json.dumps(r) + "\n" for r in log))
+    assert plot.learning_order(plot.find_runs([folder])) == [90] * 5
+
+
+def test_the_title_of_positions_names_the_order(runs):
+    group = on_graph(runs)
     title = plot.positions(group).texts[0].get_text().replace("\n", " ")
     assert title == "GPT and Mamba: next does not learn v1 in 100 steps; teacherless learns v3, then v2, then v1"
 
@@ -276,8 +290,37 @@ def test_a_half_written_last_line_is_skipped_and_said(tmp_path, capsys):
     assert [r["step"] for r in run["log"]] == list(range(0, 101, 10))
     assert "last line was written only half and is skipped" in capsys.readouterr().err
     (folder / "log.jsonl").write_text('{"step": 0, "secon')  # nothing is left
-    with pytest.raises(ValueError, match="log.jsonl is empty"):
+    with pytest.raises(ValueError, match="there is no run"):
         plot.find_runs([folder])
+
+
+@pytest.mark.parametrize("log", [None, "", '{"step": 0, "sec'])
+def test_a_run_without_an_evaluation_is_skipped_and_the_others_are_drawn(tmp_path, capsys, log):
+    make_run(tmp_path / "a"), make_run(tmp_path / "b")
+    (tmp_path / "b" / "log.jsonl").unlink()
+    if log is not None:
+        (tmp_path / "b" / "log.jsonl").write_text(log)
+    assert [run["folder"].name for run in plot.find_runs([tmp_path])] == ["a"]
+    assert f"{tmp_path}/b holds no evaluation yet and is skipped" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="there is no run"):
+        plot.find_runs([tmp_path / "b"])
+
+
+def test_patterns_that_the_shell_left_alone_are_expanded(tmp_path, monkeypatch):
+    drawn_runs = []
+    monkeypatch.setattr(plot, "draw", lambda runs, graph, out: drawn_runs.append([run["folder"].name for run in runs]))
+    for name in ("a1", "a2", "b", "[x]"):
+        make_run(tmp_path / "runs" / name)
+    for pattern in ("runs/a*", "runs/*", "runs/[x]", "runs"):
+        plot.main([str(tmp_path / pattern)])
+    assert drawn_runs == [["a1", "a2"], ["[x]", "a1", "a2", "b"], ["[x]"], ["[x]", "a1", "a2", "b"]]
+
+
+def test_a_notebooks_backend_that_is_not_installed_does_not_matter(tmp_path):
+    environment = os.environ | {"MPLBACKEND": "module://no_such_backend"}
+    command = [sys.executable, ROOT / "plot.py"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
 
 
 def test_a_run_under_way_is_drawn_and_said(tmp_path, capsys):
@@ -289,8 +332,6 @@ def test_a_run_under_way_is_drawn_and_said(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("file, text", [
-    ("log.jsonl", None),
-    ("log.jsonl", ""),
     ("log.jsonl", '{"step": 0}\n'),
     ("log.jsonl", "[]\n"),
     ("log.jsonl", 'garbage\n{"step": 0}\n'),

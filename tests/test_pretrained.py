@@ -129,6 +129,14 @@ def test_saved_and_loaded_is_the_same(tmp_path, kind):
     assert torch.equal(again(tokens(2, 30)), ours(tokens(2, 30)))
 
 
+def test_one_activation_of_two_names_is_read_by_both(tmp_path):
+    ours = random_model("gpt")
+    ours.save_pretrained(tmp_path)
+    for name in ("gelu_new", "gelu_pytorch_tanh"):
+        edit_config(activation_function=name)(tmp_path)
+        assert torch.equal(GPT.from_pretrained(tmp_path)(tokens(2, 30)), ours(tokens(2, 30)))
+
+
 def test_the_folders_of_state_spaces_are_read_too(tmp_path):
     ours = random_model("mamba", vocab_size=64)
     names = {f"backbone.{name}": p for name, p in ours.state_dict().items() if name != "lm_head.weight"}

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -77,6 +78,83 @@ def test_the_same_line_twice_makes_two_folders(tmp_path, monkeypatch):
     assert_same_run(f"runs/next_{name}", f"runs/next_{name}_2")
 
 
+@pytest.mark.parametrize("flags", [["--reverse"], ["--objective", "reverse"], ["--objective", "next", "--reverse"]])
+def test_next_token_prediction_on_reversed_paths_has_one_name(tmp_path, flags):
+    run(*flags, "--steps", 1, "--out_dir", tmp_path / "r")
+    config = json.loads((tmp_path / "r" / "config.json").read_text())
+    assert (config["objective"], config["reverse"]) == ("reverse", True)
+
+
+def test_a_run_that_ends_before_its_first_evaluation_leaves_no_folder(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for fault in (ValueError("published weights do not fit"), KeyboardInterrupt):
+        monkeypatch.setattr(train, "evaluate", lambda *_: (_ for _ in ()).throw(fault))
+        for flags in ((), ("--out_dir", tmp_path / "r")):
+            with pytest.raises(SystemExit):
+                run("--steps", 1, *flags)
+    assert os.listdir(tmp_path) == ["runs"] and not os.listdir(tmp_path / "runs")
+
+
+@pytest.mark.parametrize("in_the_way", ["file", "link"])
+def test_what_stands_where_a_folder_should_is_named(tmp_path, capsys, monkeypatch, in_the_way):
+    monkeypatch.chdir(tmp_path)
+    for name in ("runs", "mine"):
+        (tmp_path / name).write_text("") if in_the_way == "file" else (tmp_path / name).symlink_to("nowhere")
+    for flags, name in ((), "runs"), (("--out_dir", "mine"), "mine"), (("--out_dir", "mine/deeper"), "mine"):
+        message = refusal(capsys, "--steps", 1, *flags)
+        assert f"the folder {name}" in message and "something that is no folder has this name" in message
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no lock for folders")
+def test_a_second_process_on_one_folder_is_told(tmp_path, capsys):
+    run("--steps", 2, "--out_dir", tmp_path / "r")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "r").iterdir()}
+    waiting = "import checkpoint, sys\nwith checkpoint.hold(sys.argv[1]):\n print('held', flush=True)\n sys.stdin.read()"
+    command = [sys.executable, "-c", waiting, str(tmp_path / "r")]
+    with subprocess.Popen(command, cwd=HOME, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "held\n"
+        message = refusal(capsys, "--resume", tmp_path / "r", "--steps", 4, tiny=[])
+        assert "another process is writing to" in message
+        assert {path.name: path.read_bytes() for path in (tmp_path / "r").iterdir()} == before
+        other.kill()  # the lock goes with the process, however it ends
+        other.wait()
+        run("--resume", tmp_path / "r", "--steps", 4, tiny=[])
+
+
+def test_commands_that_are_printed_can_be_pasted(tmp_path, capsys):
+    run("--steps", 1, "--out_dir", tmp_path / "my run $HOME's")
+    command = re.search("to see it: (.*)", capsys.readouterr().out)[1]
+    if os.name == "posix":
+        assert shlex.split(command) == ["python", "plot.py", str(tmp_path / "my run $HOME's")]
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp437"])
+def test_a_terminal_that_lacks_a_letter_gets_its_number(tmp_path, encoding):
+    environment = os.environ | {"PYTHONIOENCODING": encoding, "PYTHONUTF8": "0"}
+    command = [sys.executable, HOME / "train.py", *TINY, "--steps", "1", "--out_dir", str(tmp_path / "Übung 学 1")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, encoding=encoding)
+    assert done.returncode == 0 and not done.stderr, done.stderr
+    assert "\\u5b66 1" in done.stdout and lines(tmp_path / "Übung 学 1")[-1]["step"] == 1
+
+
+def test_a_narrow_terminal_gets_a_line_that_fits(monkeypatch, capsys):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("COLUMNS", "40")
+    record = {"step": 0, "accuracy": 0.0, "difficult": 0.0, "chance": 0.5}
+    train.show_progress(record, 3, 1.0, 2.0, train.DEFAULTS)
+    shown = capsys.readouterr().out
+    assert shown.endswith("\r") and len(shown) == 40
+
+
+def test_memory_that_does_not_suffice_is_one_sentence(capsys, monkeypatch):
+    for fault in (MemoryError(), torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("can't allocate memory: you")):
+        monkeypatch.setattr(train, "prepare_graphs", lambda *_: (_ for _ in ()).throw(fault))
+        assert "there is not enough memory on cpu; give a smaller --batch_size" in refusal(capsys, "--steps", 1)
+    monkeypatch.setattr(train, "prepare_graphs", lambda *_: (_ for _ in ()).throw(RuntimeError("a fault of ours")))
+    with pytest.raises(RuntimeError, match="a fault of ours"):
+        run("--steps", 1)
+
+
 def test_another_seed_is_another_run(tmp_path):
     run("--steps", 2, "--out_dir", tmp_path / "a"), run("--steps", 2, "--seed", 2, "--out_dir", tmp_path / "b")
     assert lines(tmp_path / "a")[-1]["loss"] != lines(tmp_path / "b")[-1]["loss"]
@@ -87,6 +165,7 @@ def test_help_names_every_flag_with_its_default(capsys):
         train.main(["--help"])
     assert end.value.code == 0
     shown = " ".join(capsys.readouterr().out.split())
+    assert shown.isascii()  # every terminal can show it
     for name, default in train.DEFAULTS.items():
         assert f"--{name}" in shown
         assert not default or f"(default: {default})" in shown
@@ -97,8 +176,7 @@ def test_help_names_every_flag_with_its_default(capsys):
 
 
 def settings(**changes):
-    s = train.DEFAULTS | dict(path_len=4, num_nodes=12, batch_size=8, n_test=50) | changes
-    return s
+    return train.DEFAULTS | dict(path_len=4, num_nodes=12, batch_size=8, n_test=50) | changes
 
 
 def test_a_batch_depends_on_seed_and_step_alone():
@@ -165,11 +243,12 @@ def test_files_train_and_test_and_share_no_graph(tmp_path, capsys):
 
 @pytest.mark.parametrize("model", ["gpt", "mamba"])
 @pytest.mark.parametrize("objective, n_future", [("next", 1), ("teacherless", 1), ("multi", 3)])
-def test_gradients_head_by_head_are_those_of_the_plain_sum(model, objective, n_future):
+def test_gradients_head_by_head_are_those_of_the_plain_sum(monkeypatch, model, objective, n_future):
     s = settings(model=model, objective=objective, n_future=n_future, n_layer=2, n_embd=16)
     one, other = train.make_model(s).double(), train.make_model(s).double()
     prefix, path = data.sample_graphs(8, 2, 4, 12, torch.Generator().manual_seed(0))
     inputs, targets = data.layout(objective, prefix, path, 12, n_future=n_future)
+    monkeypatch.setattr(train, "CACHED", inputs.numel() * 16 / 3)  # in three parts, of 3, 3 and 2 graphs
     loss = train.add_gradients(one, inputs, targets)
     plain = 0
     for k in range(n_future):
@@ -195,6 +274,16 @@ def test_the_learning_rate_rises_stays_and_falls_to_nothing():
     shares = [train.schedule(step, dict(steps=100, warmup=10, decay=0.3)) for step in range(100)]
     assert shares[0] == pytest.approx(1 / 11) and shares[9] < 1 == shares[10] == shares[69] and shares[72] < 1
     assert 0 < shares[-1] < 0.05
+    assert train.schedule(99, dict(steps=100, warmup=10, decay=0)) == 1  # a rate that stays
+
+
+def test_a_rate_that_never_reaches_its_height_is_said(tmp_path, capsys):
+    run("--steps", 20, "--warmup", 100, "--decay", 0.5, "--eval_every", 20, "--out_dir", tmp_path / "a")
+    assert "--warmup 100 is long for --steps 20: the learning rate rises to 19% of --lr" in capsys.readouterr().out
+    for s in (dict(steps=20, warmup=100, decay=0.5), dict(steps=300, warmup=10, decay=0.8), dict(steps=9, warmup=0, decay=1)):
+        assert train.peak_of_schedule(s) == max(train.schedule(step, s) for step in range(s["steps"]))
+    run("--steps", 20, "--warmup", 3, "--eval_every", 20, "--out_dir", tmp_path / "b")
+    assert "--warmup" not in capsys.readouterr().out
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -320,12 +409,116 @@ def test_a_loss_that_is_no_number_stops_the_run_and_saves_nothing(tmp_path, caps
     assert torch.load(tmp_path / "r" / "ckpt.pt", weights_only=True)["step"] == 2
 
 
+def test_a_run_cannot_be_resumed_to_a_step_behind_it(tmp_path, capsys):
+    run("--steps", 4, "--out_dir", tmp_path / "r")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "r").iterdir()}
+    message = refusal(capsys, "--resume", tmp_path / "r", "--steps", 3, tiny=[])
+    assert "--steps is 3, but the run has come to step 4; give that or more" in message
+    assert {path.name: path.read_bytes() for path in (tmp_path / "r").iterdir()} == before
+    run("--resume", tmp_path / "r", "--steps", 4, tiny=[])
+    assert [r["step"] for r in lines(tmp_path / "r")] == [0, 4]
+
+
 def test_evaluating_a_checkpoint_gives_the_logs_numbers(tmp_path, capsys):
     run("--teacherless", "--steps", 3, "--out_dir", tmp_path / "r")
     capsys.readouterr()
     run("--resume", tmp_path / "r", "--eval_only", tiny=[])
-    measured, logged = json.loads(capsys.readouterr().out), lines(tmp_path / "r")[-1]
-    assert measured["step"] == 3 and all(logged[name] == value for name, value in measured.items())
+    out, logged = capsys.readouterr().out, lines(tmp_path / "r")[-1]
+    assert "The checkpoint of step 3 on 50 graphs G(2,4) that it had not seen (difficult: chance is 50.0%)" in out
+    measured = printed(out)
+    assert {"accuracy", "position_accuracy", "forced_accuracy", "difficult", "wrong_arm", "no_path"} == measured.keys()
+    for name, values in measured.items():
+        assert values == pytest.approx(logged[name] if isinstance(logged[name], list) else [logged[name]], abs=6e-5)
+
+
+def printed(out):
+    """The measurements that --eval_only prints, {name: list of shares}."""
+    rows = [line.split() for line in out.splitlines() if line.endswith("%")]
+    return {name: [float(value.rstrip("%")) / 100 for value in values] for name, *values in rows}
+
+
+def test_a_checkpoint_is_evaluated_in_the_precision_it_was_trained_in(tmp_path, capsys):
+    flags = ["--dtype", "bfloat16", "--teacherless", "--lr", 0.02, "--steps", 30, "--n_test", 400]
+    run(*flags, "--out_dir", tmp_path / "r", tiny=TINY[:10] + TINY[12:])
+    measured = {}
+    for dtype in ((), ("--dtype", "bfloat16"), ("--dtype", "float32")):
+        capsys.readouterr()
+        run("--resume", tmp_path / "r", "--eval_only", *dtype, tiny=[])
+        measured[dtype] = printed(capsys.readouterr().out)
+    logged = lines(tmp_path / "r")[-1]
+    assert measured[()]["position_accuracy"] == pytest.approx(logged["position_accuracy"], abs=6e-5)
+    assert measured[()] == measured["--dtype", "bfloat16"] != measured["--dtype", "float32"]
+
+
+def test_a_checkpoint_is_evaluated_on_other_graphs_and_its_folder_stays_as_it_is(tmp_path, capsys):
+    run("--teacherless", "--steps", 3, "--out_dir", tmp_path / "r")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "r").iterdir()}
+    file = write_file(tmp_path / "t.txt", *data.sample_graphs(70, 2, 4, 12, torch.Generator().manual_seed(9)))
+    for flags, count in [(["--n_test", 400], 400), (["--test_file", file], 70), (["--test_file", file, "--n_test", 30], 30)]:
+        capsys.readouterr()
+        run("--resume", tmp_path / "r", "--eval_only", "--threads", 1, *flags, tiny=[])
+        out = capsys.readouterr().out
+        assert f"The checkpoint of step 3 on {count} graphs G(2,4)" in out and (str(file) in out) == (count != 400)
+        assert len(printed(out)["position_accuracy"]) == 4
+    other = write_file(tmp_path / "o.txt", *data.sample_graphs(70, 3, 3, 12, torch.Generator().manual_seed(9)))
+    assert "--deg is 2, but in" in refusal(capsys, "--resume", tmp_path / "r", "--eval_only", "--test_file", other, tiny=[])
+    assert {path.name: path.read_bytes() for path in (tmp_path / "r").iterdir()} == before
+
+
+@pytest.mark.parametrize("n_train", [0, 40])
+def test_a_checkpoint_is_not_evaluated_on_what_it_was_trained_on(tmp_path, capsys, n_train):
+    small = "--n_layer 2 --n_head 2 --n_embd 16 --path_len 3 --num_nodes 5 --n_test 20 --batch_size 8 --threads 1".split()
+    run("--steps", 5, "--n_train", n_train, "--out_dir", tmp_path / "r", tiny=small)  # there are 60 graphs in all
+    s = train.DEFAULTS | dict(path_len=3, num_nodes=5, n_test=20, batch_size=8, n_train=n_train)
+    _, graphs, forbidden = train.prepare_graphs(s, {})
+    trained_on = torch.cat([data.graph_keys(train.batch_of(step, s, graphs, forbidden)[0], 5) for step in range(5)])
+    others = data.sample_graphs(200, 2, 3, 5, torch.Generator().manual_seed(1))
+    old = torch.isin(data.graph_keys(others[0], 5), trained_on)
+    file = write_file(tmp_path / "t.txt", *others)
+    capsys.readouterr()
+    run("--resume", tmp_path / "r", "--eval_only", "--test_file", file, tiny=[])
+    out = capsys.readouterr().out
+    assert 0 < old.sum() < 200 and f"The run trained on {old.sum()} of the 200 graphs; they are left out" in out
+    assert f"on {200 - old.sum()} graphs G(2,3)" in out
+    seen = write_file(tmp_path / "seen.txt", others[0][old], others[1][old])
+    message = refusal(capsys, "--resume", tmp_path / "r", "--eval_only", "--test_file", seen, tiny=[])
+    assert f"the run trained on all of the {old.sum()} graphs" in message
+
+
+def test_no_more_test_graphs_are_reported_than_the_file_has(tmp_path, capsys):
+    file = write_file(tmp_path / "t.txt", *data.sample_graphs(30, 2, 4, 12, torch.Generator().manual_seed(9)))
+    run("--test_file", file, "--steps", 1, "--n_test", 5000, "--out_dir", tmp_path / "r", tiny=TINY[:10] + TINY[12:])
+    out = capsys.readouterr().out
+    assert "has 30 graphs; all of them are taken" in out and "Of 30 graphs" in out
+    assert json.loads((tmp_path / "r" / "config.json").read_text())["n_test"] == 30
+
+
+def test_a_moved_graph_file_is_taken_and_other_graphs_are_refused(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    graphs = data.sample_graphs(60, 2, 4, 12, torch.Generator().manual_seed(5))
+    write_file(tmp_path / "train.txt", graphs[0][:40], graphs[1][:40])
+    write_file(tmp_path / "test.txt", graphs[0][40:], graphs[1][40:])
+    free = TINY[:6] + TINY[8:10] + TINY[12:]
+    common = ["--train_file", "train.txt", "--test_file", "test.txt", "--eval_every", 2]
+    run(*common, "--steps", 4, "--out_dir", "whole", tiny=free)
+    run(*common, "--steps", 2, "--out_dir", "broken", "--decay", 0.0, "--warmup", 0, tiny=free)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    run("--resume", "../broken", "--steps", 3, tiny=[])  # from another folder
+    (tmp_path / "train.txt").rename("moved.txt")
+    message = refusal(capsys, "--resume", "../broken", "--steps", 4, tiny=[])
+    assert "train.txt does not exist; give the file's place by --train_file" in message
+    write_file(tmp_path / "train.txt", graphs[0][1:41], graphs[1][1:41])
+    before = Path("../broken/log.jsonl").read_bytes()
+    message = refusal(capsys, "--resume", "../broken", "--steps", 4, tiny=[])
+    assert "train.txt does not hold the graphs with which the run was begun" in message
+    assert Path("../broken/log.jsonl").read_bytes() == before
+    run("--resume", "../broken", "--steps", 4, "--train_file", "moved.txt", tiny=[])
+    assert lines("../broken")[-1]["step"] == 4
+    run("--resume", "../broken", "--eval_only", tiny=[])  # which needs no training graphs
+    run(*common[4:], "--steps", 1, "--out_dir", "none")
+    message = refusal(capsys, "--resume", "none", "--steps", 2, "--train_file", "moved.txt", tiny=[])
+    assert "cannot change on --resume: this run has none" in message
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -368,7 +561,7 @@ def refusal(capsys, *flags, tiny=TINY):
         ("--threads -1", "--threads is -1"),
         ("--lr 0", "--lr is 0.0"),
         ("--lr nan", "--lr is nan"),
-        ("--decay 0", "--decay is 0.0; give a share above 0, at most 1"),
+        ("--decay -0.1", "--decay is -0.1; give a share from 0 to 1"),
         ("--decay 1.1", "--decay is 1.1"),
         ("--decay nan", "--decay is nan"),
         ("--carry 0", "--carry is 0.0; give a share above 0, at most 1"),
@@ -385,6 +578,13 @@ def refusal(capsys, *flags, tiny=TINY):
         ("--resume nowhere", "ckpt.pt does not exist"),
         ("--train_file nowhere.txt", "nowhere.txt"),
         ("--device cuda:77", "--device cuda:77 is not to be had here; give --device cpu"),
+        ("--device meta", "--device meta is not to be had here"),
+        ("--seed 18446744073709551616", "--seed is 18446744073709551616; give less than 2^64"),
+        ("--steps 3000000000", "--steps is 3000000000; give less than 2^31"),
+        ("--num_nodes 99999999999999999999", "--num_nodes is 99999999999999999999; give less than 2^31"),
+        ("--multi --only_difficult", "--only_difficult trains on a single token of the path, and --multi on several"),
+        ("--multi --reverse --only_difficult", "--only_difficult trains on a single token"),
+        ("--test_file .", "--test_file . is a folder"),
         ("--device toaster", "--device toaster is not to be had here"),
         ("--model mamba --scan triton", "--scan triton needs a GPU, but --device is cpu; give --scan fast"),
         ("--dtype float16", "argument --dtype: invalid choice: 'float16'"),
@@ -406,7 +606,7 @@ def test_files_that_do_not_fit_are_refused(tmp_path, capsys):
     assert "bad.txt, line 1: '1,2|3' … is not of the form" in refusal(
         capsys, "--test_file", tmp_path / "bad.txt", tiny=free
     )
-    assert "empty.txt is empty" in refusal(capsys, "--train_file", tmp_path / "empty.txt", tiny=free)
+    assert "empty.txt holds no graph" in refusal(capsys, "--train_file", tmp_path / "empty.txt", tiny=free)
     assert "--path_len is 4, but in" in refusal(capsys, "--train_file", good, "--test_file", other, tiny=free)
     assert "--deg is 3, but in" in refusal(capsys, "--test_file", good, "--deg", 3, tiny=free)
     assert "0 training graphs" in refusal(
@@ -500,6 +700,15 @@ def test_a_disk_that_fills_while_a_checkpoint_is_written(tmp_path):
     assert lines(tmp_path / "r")[-1]["step"] == 4
 
 
+def test_a_new_checkpoint_takes_the_old_ones_place_whole(tmp_path):
+    """It is moved over it: who has the old file open, or a second name for it, still reads the old one."""
+    run("--steps", 2, "--out_dir", tmp_path / "r")
+    old = (tmp_path / "r" / "ckpt.pt").read_bytes()
+    os.link(tmp_path / "r" / "ckpt.pt", tmp_path / "second name")
+    run("--resume", tmp_path / "r", "--steps", 4, tiny=[])
+    assert (tmp_path / "second name").read_bytes() == old != (tmp_path / "r" / "ckpt.pt").read_bytes()
+
+
 def test_a_line_of_a_gigabyte_is_refused_without_being_read(tmp_path, capsys):
     with open(tmp_path / "huge.txt", "w") as file:
         file.truncate(10**9)  # a file with a hole: it takes no room on the disk
@@ -510,6 +719,16 @@ def test_a_line_of_a_gigabyte_is_refused_without_being_read(tmp_path, capsys):
 
 # ---------------------------------------------------------------------------------------------------------
 # GPU paths, as far as a CPU can show them
+
+
+@pytest.mark.slow
+def test_compiling_without_a_compiler_is_one_sentence_and_leaves_no_folder(tmp_path):
+    environment = os.environ | {"CXX": str(tmp_path / "no-such-compiler"), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "c")}
+    command = [sys.executable, HOME / "train.py", *TINY, "--steps", "1", "--compile", "--out_dir", tmp_path / "r"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
+    assert "torch.compile failed" in done.stderr and "leave --compile out" in done.stderr
+    assert not (tmp_path / "r").exists()
 
 
 @pytest.mark.slow
