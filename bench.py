@@ -6,7 +6,7 @@
     python bench.py --help           everything else
 
 A ratio above 1 is in our favour; `compare` is how it is measured. Within a row, sizes, optimisers and the positions of
-the loss are the same on both sides; against another GPT, ours goes without token shift, QK-norm and carry. Peers that
+the loss are the same on both sides; against another GPT, ours goes without Canon and QK-norm. Peers that
 are not installed are skipped by name (requirements-dev.txt has them). In order: the protocol, the peers, the parts, main.
 """
 
@@ -133,11 +133,11 @@ def nodes_one_by_one(num_nodes, count):
 class PlainBlock(nn.Module):
     def __init__(self, config):
         super().__init__()
-        C, linear = config.n_embd, lambda a, b: nn.Linear(a, b, bias=False)
+        C = config.n_embd
         self.n_head = config.n_head
-        self.ln_1, self.ln_2 = nn.LayerNorm(C, bias=False), nn.LayerNorm(C, bias=False)
-        self.attn = nn.ModuleDict(dict(c_attn=linear(C, 3 * C), c_proj=linear(C, C)))
-        self.mlp = nn.ModuleDict(dict(c_fc=linear(C, config.mlp_ratio * C), c_proj=linear(config.mlp_ratio * C, C)))
+        self.ln_1, self.ln_2 = nn.LayerNorm(C), nn.LayerNorm(C)
+        self.attn = nn.ModuleDict(dict(c_attn=nn.Linear(C, 3 * C), c_proj=nn.Linear(C, C)))
+        self.mlp = nn.ModuleDict(dict(c_fc=nn.Linear(C, 4 * C), c_proj=nn.Linear(4 * C, C)))
 
     def forward(self, x):
         B, T, C = x.shape
@@ -145,7 +145,7 @@ class PlainBlock(nn.Module):
         q, k, v = (part.view(B, T, self.n_head, C // self.n_head).transpose(1, 2) for part in parts)
         y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         x = x + self.attn.c_proj(y.transpose(1, 2).reshape(B, T, C))
-        return x + self.mlp.c_proj(F.relu(self.mlp.c_fc(self.ln_2(x))))
+        return x + self.mlp.c_proj(F.gelu(self.mlp.c_fc(self.ln_2(x)), approximate="tanh"))
 
 
 class PlainGPT(nn.Module):
@@ -156,7 +156,7 @@ class PlainGPT(nn.Module):
         self.wte = nn.Embedding(config.vocab_size, config.n_embd)
         self.wpe = nn.Embedding(config.block_size, config.n_embd)
         self.h = nn.Sequential(*(PlainBlock(config) for _ in range(config.n_layer)))
-        self.ln_f = nn.LayerNorm(config.n_embd, bias=False)
+        self.ln_f = nn.LayerNorm(config.n_embd)
         self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
         self.lm_head.weight = self.wte.weight
 
@@ -166,13 +166,12 @@ class PlainGPT(nn.Module):
 
 
 def hugging_face_gpt(c):
-    """GPT2LMHeadModel of the same size as the GPTConfig `c`, without dropout; its biases cannot be left out."""
+    """GPT2LMHeadModel of the same size as the GPTConfig `c`, without dropout."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
     sizes = dict(vocab_size=c.vocab_size, n_positions=c.block_size, n_embd=c.n_embd, n_layer=c.n_layer, n_head=c.n_head)
-    mlp = dict(n_inner=c.mlp_ratio * c.n_embd, activation_function="relu")
     none = dict(resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, bos_token_id=None, eos_token_id=None)
-    return GPT2LMHeadModel(GPT2Config(**sizes, **mlp, **none))
+    return GPT2LMHeadModel(GPT2Config(**sizes, **none))
 
 
 def mamba_named(name, V, C, layers, N):
@@ -265,7 +264,7 @@ def bench_gpt(args):
     limit = 2 * n**3 / best_of_ten(lambda a=torch.rand(n, n): a @ a)  # flop/s of float32 matrix products
     adamw, with_transformers = dict(optimizer="adamw"), installed("transformers")
     for given in ({}, adamw, adamw | dict(path_len=5, n_layer=6, n_embd=384, n_head=6, batch_size=64)):
-        s = settings(args, no_token_shift=True, no_qk_norm=True, carry=1.0, **given)
+        s = settings(args, no_canon=True, no_qk_norm=True, **given)
         l, model = s["path_len"], train.make_model(s)
         batch = data.layout("next", *draw(s["batch_size"], s), s["num_nodes"])
         with FlopCounterMode(display=False) as counter:  # on a CPU it cannot see into attention
@@ -414,7 +413,7 @@ def model_with_heads(args):
 
 @torch.no_grad()
 def bench_decode(args):
-    s = settings(args, path_len=5, no_token_shift=True, no_qk_norm=True, carry=1.0)
+    s = settings(args, path_len=5, no_canon=True, no_qk_norm=True)
     model = train.make_model(s)
     prefix, path = draw(10 if args.quick else 20_000 if args.full else 2000, s)
     batches = list(zip(prefix.split(evaluate.GRAPHS_AT_ONCE), path.split(evaluate.GRAPHS_AT_ONCE)))

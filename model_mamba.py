@@ -12,7 +12,7 @@ paper's letters (its Algorithm 2), each of E channels keeps a state h of N numbe
 Read selective_scan_reference first, then FastScan (the same numbers, made for training), Mixer, Mamba.forward.
 Notable choices:
 
-    - Parameter names and initial values are those of state-spaces/mamba; Mamba.from_pretrained loads its weights.
+    - Parameter names and initial values are those of state-spaces/mamba, so that its weights can be loaded.
     - The trunk is all blocks but the last. The last block is output head 1, the next-token head; multi-token
       prediction (Gloeckle et al. 2024, section 2) puts further blocks beside it, all reading the same trunk.
     - Logits, and the last block's gate and output, only at the positions that are asked for.
@@ -29,8 +29,6 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
-
-import pretrained
 
 # ---------------------------------------------------------------------------------------------------------
 # The selective scan
@@ -329,47 +327,3 @@ class Mamba(nn.Module):
     def new_cache(self, batch_size, max_tokens):
         """An empty cache for decoding, one a block. Its size does not depend on `max_tokens`, which the GPT needs."""
         return [Cache(batch_size, self.config, like=self.embedding.weight) for _ in (*self.layers, *self.future)]
-
-    @classmethod
-    def from_pretrained(cls, name_or_dir):
-        """A Mamba with published weights, in float32; both state-spaces' and Hugging Face's form of them are read.
-
-        Arguments: "mamba-130m", "mamba-370m", "mamba-790m", "mamba-1.4b" or "mamba-2.8b", or a folder with config.json
-            and the weights. Returns: a Mamba. Raises: ValueError or ImportError, in one sentence, as in pretrained.py.
-        """
-        folder = pretrained.find_folder(name_or_dir)
-        c = pretrained.read_config(folder)
-        c |= c.get("ssm_cfg") or {}  # where state-spaces puts what is not as usual
-        pretrained.must_be(c, folder, model_type="mamba", layer="Mamba1", rms_norm=True, layer_norm_epsilon=1e-5)
-        pretrained.must_be(c, folder, use_bias=False, use_conv_bias=True, hidden_act="silu", tie_word_embeddings=True)
-        V, n_layer, C = (
-            pretrained.first_of(c, folder, *names)
-            for names in (["vocab_size"], ["num_hidden_layers", "n_layer"], ["hidden_size", "d_model"])
-        )
-        V += -V % c.get("pad_vocab_size_multiple", 1)
-        states, width = c.get("state_size", c.get("d_state", 16)), c.get("conv_kernel", c.get("d_conv", 4))
-        rank = c.get("time_step_rank", c.get("dt_rank"))
-        rank = rank if isinstance(rank, int) else None  # "auto"
-        model = cls(MambaConfig(V, n_layer, C, states, width, c.get("expand", 2), dt_rank=rank))
-        tensors = {}
-        for name, p in pretrained.read_tensors(folder).items():
-            tensors[name.removeprefix("backbone.").replace("embeddings.", "embedding.")] = p
-        tensors.setdefault("lm_head.weight", tensors.get("embedding.weight"))
-        pretrained.fit(model, tensors, folder)
-        return model
-
-    def save_pretrained(self, folder):
-        """Write the folder that from_pretrained, and Hugging Face's MambaForCausalLM, can read; heads 2 … n stay behind.
-
-        Raises: OSError.
-        """
-        c = self.config
-        sizes = dict(vocab_size=c.vocab_size, hidden_size=c.n_embd, num_hidden_layers=c.n_layer, state_size=c.d_state)
-        inner = dict(conv_kernel=c.d_conv, expand=c.expand, time_step_rank=c.dt_rank or math.ceil(c.n_embd / 16))
-        tensors = {
-            "backbone." + name.replace("embedding.", "embeddings."): p
-            for name, p in self.state_dict().items()
-            if not name.startswith(("future", "lm_head"))
-        }
-        config = dict(model_type="mamba", architectures=["MambaForCausalLM"], **sizes, **inner)
-        pretrained.write_folder(folder, config, tensors)

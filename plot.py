@@ -12,7 +12,6 @@ order: reading the logs, the style that all pictures share, the command line's w
     3 positions           which token of the path is learned when: the cheat beside the cascade
     4 bars                what each objective reaches in the end, graph by graph
     5 cheat               does the model walk any arm it is put on?
-    6 attention           which head looks at the goal, which at its predecessor (needs a checkpoint)
 """
 
 import argparse
@@ -119,8 +118,8 @@ def is_evaluation(record, path_len):
 def is_plain(run):
     """Is a run one of the four objectives as it is, trained as the others are: none of the variations on them?"""
     s = run["s"]
-    varied = any(s.get(flag) for flag in ("only_difficult", "no_token_shift", "no_qk_norm", "init_from"))
-    varied = varied or s.get("carry") == 1 or s.get("optimizer", "muon") != "muon"
+    varied = any(s.get(flag) for flag in ("only_difficult", "no_canon", "no_qk_norm", "init_from", "n_train"))
+    varied = varied or s.get("optimizer", "muon") != "muon"
     return not varied and bool(s.get("reverse")) == (s["objective"] == "reverse")
 
 
@@ -419,72 +418,6 @@ def cheat(runs):
     return fig
 
 
-def attention(run):
-    """Picture 6: where the heads of a trained GPT look when it writes the difficult token of one graph.
-
-    The model keeps no attention weights, so they are computed again from the queries and keys on their way to
-    attention. The weights on an edge's three tokens are added up, as are those on the goal and the `=` after it, which
-    may know the goal from the token shift. The edges stand in the order of the path, not as shuffled.
-
-    Arguments: a teacherless GPT's run with ckpt.pt. Raises: ValueError when the checkpoint cannot be read.
-    """
-    import torch  # here, so that the other pictures need neither PyTorch nor the models
-
-    import data
-    from train import KEPT, load_checkpoint, make_model
-
-    checkpoint = load_checkpoint(run["folder"], KEPT)
-    s = checkpoint["settings"]
-    deg, l, H = s["deg"], s["path_len"], s["n_head"]
-    model = make_model(s)
-    model.load_state_dict(checkpoint["model"])
-    prefix, path = data.sample_graphs(1, deg, l, s["num_nodes"], torch.Generator().manual_seed(0))
-    inputs, _ = data.layout("teacherless", prefix, path, s["num_nodes"])
-    T, P = inputs.shape[1], prefix.shape[1]  # position P, the first `$`, writes the difficult token
-    weights = []
-
-    real_attention = torch.nn.functional.scaled_dot_product_attention
-
-    def watched_attention(q, k, v, **mask):  # q (1, H, queries, D) of the last positions, k (1, H, T, D)
-        at = P - (T - q.shape[2])  # where among the queries position P stands
-        scores = (q[0, :, at : at + 1] * k[0, :, : P + 1]).sum(dim=2) / q.shape[3] ** 0.5  # (H, P + 1)
-        weights.append(scores.softmax(dim=1))
-        return real_attention(q, k, v, **mask)
-
-    torch.nn.functional.scaled_dot_product_attention = watched_attention
-    try:
-        with torch.no_grad():
-            right = bool((model(inputs, num_logits=l).argmax(dim=2) == path).all())
-    finally:
-        torch.nn.functional.scaled_dot_product_attention = real_attention
-    weights = torch.cat(weights).T  # (P + 1, layers * H)
-
-    edges, path = data.split_prefix(prefix)[0][0].tolist(), path[0].tolist()
-    arms = sorted(data.trace_arms(prefix, deg, s["num_nodes"])[0].tolist(), key=lambda arm: arm != path)
-    steps = [(a, b) for arm in arms for a, b in zip(arm, arm[1:])]  # the goal's arm first
-    tokens = [3 * edges.index([a, b]) for a, b in steps]
-    parts = [weights[t : t + 3] for t in tokens] + [weights[P - 3 : P - 2], weights[P - 2 : P], weights[P:]]
-    grid = torch.stack([part.sum(dim=0) for part in parts]).numpy()  # (columns, layers * H)
-    names = [f"{a}→{b}" for a, b in steps] + [f"start {path[0]}", f"goal {path[-1]} =", "$"]
-    best = (grid * 100).round().argmax(axis=1)  # the strongest head for each column; the first of equal ones
-    back = [len(names) - 2, *range(l - 2, 0, -1)]  # columns: the goal, then back along the path
-    framed = [i for i in back if grid[i, best[i]] >= 0.5]  # less than half of a head's attention is no look
-    who = lambda i: f"layer {best[i] // H + 1} head {best[i] % H + 1} looks at {names[i]} ({grid[i, best[i]]:.0%})"
-    title = "To find the first step, " + (", ".join(map(who, framed)) or "no head looks back along the path")
-    note = f"Attention, white 0 to dark 1. The path {'-'.join(map(str, path))} is written {('wrong', 'right')[right]}."
-    note += " Framed: at least half on the goal or on a step back."
-    fig, axes = new_figure(title, note, 7.5, right=0.3)
-    ax = axes[0, 0]
-    ax.imshow(grid.T, cmap="Blues", vmin=0, vmax=1, aspect="auto")
-    for i in framed:
-        ax.add_patch(plt.Rectangle((i - 0.5, best[i] - 0.5), 1, 1, fill=False, ec=COLOR["next"], lw=3))
-    for layer in range(1, len(model.h)):
-        ax.axhline(layer * H - 0.5, color=GREY, lw=1)
-    ax.set_xticks(range(len(names)), names, rotation=90 if len(names) > 11 else 0)
-    ax.set_yticks([(i + 0.5) * H - 0.5 for i in range(len(model.h))], [f"layer {i + 1}" for i in range(len(model.h))])
-    return fig
-
-
 # ---------------------------------------------------------------------------------------------------------
 # The command line
 
@@ -520,13 +453,6 @@ def draw(runs, graph, out):
     save(positions(same), out, "positions", "a run with next or teacherless")
     save(bars(runs), out, "bars")
     save(cheat(same), out, "cheat", "a run with next or multi")
-    trained = [run for run in same if (run["s"]["objective"], run["s"]["model"]) == ("teacherless", "gpt")]
-    trained = [run for run in trained if (run["folder"] / "ckpt.pt").exists()]
-    try:
-        fig = attention(max(trained, key=lambda run: run["log"][-1]["accuracy"])) if trained else None
-        save(fig, out, "attention", "a teacherless GPT's run with its ckpt.pt")
-    except (ValueError, RuntimeError) as fault:  # a checkpoint may be damaged where the log is whole
-        say(f"the picture attention is left out: {str(fault).splitlines()[0]}")
 
 
 def save(fig, out, name, need=None):

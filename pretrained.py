@@ -1,19 +1,21 @@
-"""Published weights: reading and writing the folders in which GPT-2 and Mamba are given away.
+"""Published weights: reading and writing the folders in which the weights of GPT-2 and Mamba are published.
 
 A published model is a folder with `config.json` (its sizes) and `model.safetensors` or `pytorch_model.bin` (its
-tensors by name; large models in several such files, with an index beside them). `GPT.from_pretrained` and
-`Mamba.from_pretrained` know what their own tensors are called; all that has to do with files stands here. With these
-weights and `train.py --init_from`, the fine-tuning rows of Bachmann & Nagarajan 2024 (section 5) can be run, and
-tests/test_pretrained.py uses them to prove that our models compute what the published ones do. In order: reading and
-writing folders, then fine-tuning.
+tensors by name; large models in several such files, with an index beside them). Our models have the same parameter
+names, so that little has to be renamed. With these weights and `train.py --init_from`, the fine-tuning rows of
+Bachmann & Nagarajan 2024 (section 5) can be run, and tests/test_pretrained.py uses them to prove that our models
+compute what the published ones do. In order: folders, GPT-2, Mamba, fine-tuning.
 """
 
 import json
+import math
 from pathlib import Path
 
 import torch
 
 from checkpoint import write_whole
+from model_gpt import GPT, GPTConfig
+from model_mamba import Mamba, MambaConfig
 
 # Where the Hugging Face hub keeps them.
 PUBLISHED = {name: f"openai-community/{name}" for name in ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")}
@@ -140,6 +142,104 @@ def write_folder(folder, config, tensors):
 
 
 # ---------------------------------------------------------------------------------------------------------
+# GPT-2
+
+# GPT-2 was published with these matrices transposed: (inputs, outputs).
+TRANSPOSED = ("c_attn.weight", "c_proj.weight", "c_fc.weight")
+
+
+def load_gpt2(name_or_dir):
+    """GPT-2 with its published weights, in float32.
+
+    Arguments: "gpt2", "gpt2-medium", "gpt2-large" or "gpt2-xl", or a folder with config.json and the weights.
+    Returns: a GPT without Canon and QK-norm. Raises: ValueError or ImportError, in one sentence.
+    """
+    folder = find_folder(name_or_dir)
+    c = read_config(folder)
+    must_be(c, folder, model_type="gpt2", layer_norm_epsilon=1e-5, scale_attn_weights=True)
+    must_be(c, folder, scale_attn_by_inverse_layer_idx=False, tie_word_embeddings=True)
+    if c.get("activation_function") != "gelu_pytorch_tanh":  # which is gelu_new by another name
+        must_be(c, folder, activation_function="gelu_new")
+    V, T, L, H, C = (first_of(c, folder, n) for n in ("vocab_size", "n_positions", "n_layer", "n_head", "n_embd"))
+    must_be({"n_inner": c.get("n_inner") or 4 * C}, folder, n_inner=4 * C)
+    model = GPT(GPTConfig(V, T, L, H, C, canon=False, qk_norm=False))
+    tensors = {}
+    for name, p in read_tensors(folder).items():
+        name = name.removeprefix("transformer.")
+        if not name.endswith((".attn.bias", ".attn.masked_bias")):  # a mask, which some publishers keep as a tensor
+            tensors[name] = p.t() if name.endswith(TRANSPOSED) else p
+    tensors.setdefault("lm_head.weight", tensors.get("wte.weight"))
+    fit(model, tensors, folder)
+    return model
+
+
+def save_gpt2(model, folder):
+    """Write the folder that load_gpt2, and Hugging Face's GPT2LMHeadModel, can read; heads 2 … n stay behind.
+
+    Raises: ValueError for a model with Canon layers or QK-norm, which GPT-2 lacks; OSError.
+    """
+    c = model.config
+    if c.canon or c.qk_norm:
+        raise ValueError("a GPT with Canon layers or QK-norm cannot be saved as a GPT-2; train with --no_canon --no_qk_norm")
+    sizes = dict(vocab_size=c.vocab_size, n_positions=c.block_size, n_embd=c.n_embd, n_layer=c.n_layer, n_head=c.n_head)
+    config = dict(model_type="gpt2", architectures=["GPT2LMHeadModel"], activation_function="gelu_new", **sizes)
+    tensors = {}
+    for name, p in model.state_dict().items():
+        if not name.startswith(("future", "lm_head")):
+            tensors[f"transformer.{name}"] = p.t() if name.endswith(TRANSPOSED) else p
+    write_folder(folder, config | dict(bos_token_id=None, eos_token_id=None), tensors)
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Mamba
+
+
+def load_mamba(name_or_dir):
+    """A Mamba with published weights, in float32; both state-spaces' and Hugging Face's form of them are read.
+
+    Arguments: "mamba-130m", "mamba-370m", "mamba-790m", "mamba-1.4b" or "mamba-2.8b", or a folder with config.json
+        and the weights. Returns: a Mamba. Raises: ValueError or ImportError, in one sentence.
+    """
+    folder = find_folder(name_or_dir)
+    c = read_config(folder)
+    c |= c.get("ssm_cfg") or {}  # where state-spaces puts what differs from its defaults
+    must_be(c, folder, model_type="mamba", layer="Mamba1", rms_norm=True, layer_norm_epsilon=1e-5)
+    must_be(c, folder, use_bias=False, use_conv_bias=True, hidden_act="silu", tie_word_embeddings=True)
+    V, n_layer, C = (
+        first_of(c, folder, *names)
+        for names in (["vocab_size"], ["num_hidden_layers", "n_layer"], ["hidden_size", "d_model"])
+    )
+    V += -V % c.get("pad_vocab_size_multiple", 1)
+    states, width = c.get("state_size", c.get("d_state", 16)), c.get("conv_kernel", c.get("d_conv", 4))
+    rank = c.get("time_step_rank", c.get("dt_rank"))
+    rank = rank if isinstance(rank, int) else None  # "auto"
+    expand = c.get("expand", 2)
+    model = Mamba(MambaConfig(V, n_layer, C, d_state=states, d_conv=width, expand=expand, dt_rank=rank))
+    tensors = {}
+    for name, p in read_tensors(folder).items():
+        tensors[name.removeprefix("backbone.").replace("embeddings.", "embedding.")] = p
+    tensors.setdefault("lm_head.weight", tensors.get("embedding.weight"))
+    fit(model, tensors, folder)
+    return model
+
+
+def save_mamba(model, folder):
+    """Write the folder that load_mamba, and Hugging Face's MambaForCausalLM, can read; heads 2 … n stay behind.
+
+    Raises: OSError.
+    """
+    c = model.config
+    sizes = dict(vocab_size=c.vocab_size, hidden_size=c.n_embd, num_hidden_layers=c.n_layer, state_size=c.d_state)
+    inner = dict(conv_kernel=c.d_conv, expand=c.expand, time_step_rank=c.dt_rank or math.ceil(c.n_embd / 16))
+    tensors = {
+        "backbone." + name.replace("embedding.", "embeddings."): p
+        for name, p in model.state_dict().items()
+        if not name.startswith(("future", "lm_head"))
+    }
+    write_folder(folder, dict(model_type="mamba", architectures=["MambaForCausalLM"], **sizes, **inner), tensors)
+
+
+# ---------------------------------------------------------------------------------------------------------
 # Fine-tuning: train.py --init_from
 
 
@@ -152,7 +252,7 @@ def settings_of(given):
     folder = find_folder(given["init_from"])
     config = read_config(folder)
     decided = {"model": "gpt" if config.get("model_type") == "gpt2" else "mamba"}
-    decided |= {"no_token_shift": True, "no_qk_norm": True, "carry": 1.0}
+    decided |= {"no_canon": True, "no_qk_norm": True}
     named = {"n_layer": ("n_layer", "num_hidden_layers"), "n_embd": ("n_embd", "hidden_size", "d_model")}
     if decided["model"] == "gpt":
         named["n_head"] = ("n_head",)
@@ -171,7 +271,8 @@ def start_from(model, name_or_dir):
     apart and finds of the right size. Which label is which character does not matter: labels are drawn afresh for each
     graph. Raises: ValueError, ImportError.
     """
-    published = type(model).from_pretrained(name_or_dir).state_dict()
+    load = load_gpt2 if isinstance(model, GPT) else load_mamba
+    published = load(name_or_dir).state_dict()
     with torch.no_grad():
         for name, p in model.state_dict().items():
             if name.startswith("future"):

@@ -43,13 +43,9 @@ from model_mamba import Mamba, MambaConfig
 from muon import Muon
 
 # ---------------------------------------------------------------------------------------------------------
-# The settings. Each is a flag of the same name; what is not given on the command line is as it stands here. The graph is
-# the smallest of the paper's, with its 50 labels. The rest is what learned to plan in every seed on two CPU cores within
-# a minute (results/README.md tells the search): 5 layers, for three lookups back from the goal and room to bring what
-# they find to its place (with 4, runs stay at one half; 6 take longer); 64 channels, which with QK-norm tell 50 labels
-# apart; 4 heads, two to look back and two to look ahead; a carry of 0.4 (with 0.7, no run got past one half); Muon, under
-# which the plateaus are shorter; batches of 256, since what counts is graphs seen; a learning rate that falls from a
-# fifth of the steps on, since at the full rate a run that has found the path goes on making mistakes.
+# The settings. Each is a flag of the same name; a setting that is not given on the command line has the value that stands
+# here, which may differ between the models. The graph is the smallest of the paper's, with its 50 labels. The rest is
+# what learned the path in every seed on two CPU cores within minutes (results/LOG.md tells the search).
 
 SETTINGS = {
     "the task": dict(
@@ -74,26 +70,25 @@ SETTINGS = {
     ),
     "the model": dict(
         model=("gpt", "a Transformer or a Mamba"),
-        n_layer=(0, "blocks; 0: 5 for the GPT, 4 for Mamba"),
+        n_layer=({"gpt": 7, "mamba": 4}, "blocks"),
         n_head=(4, "attention heads of the GPT"),
         n_embd=(64, "channels"),
-        no_token_shift=(False, "the GPT without its token shift: as in GPT-2, and slower to learn anything at all"),
-        no_qk_norm=(False, "the GPT without the norm of queries and keys: as in GPT-2, and at times with a label amiss"),
-        carry=(0.4, "share of its input that a GPT block keeps beside what its attention finds; GPT-2's is 1"),
+        no_canon=(False, "the GPT without its Canon layers, as in GPT-2"),
+        no_qk_norm=(False, "the GPT without the norm of queries and keys, as in GPT-2"),
         init_from=(
             "",
-            "start from published weights: gpt2, gpt2-large, mamba-130m and others, or a folder that has them; sets the sizes, takes"
-            " out token shift, QK-norm and carry, and unless they are given sets --optimizer adamw --lr 1e-4",
+            "start from published weights: gpt2, gpt2-large, mamba-130m and others, or a folder that has them; sets the"
+            " sizes, takes out Canon and QK-norm, and unless they are given sets --optimizer adamw --lr 1e-4",
         ),
         scan=("auto", "how Mamba computes its scan; auto: triton on a GPU, fast elsewhere"),
     ),
     "the optimiser": dict(
         optimizer=("muon", "muon: Muon for the blocks' matrices and AdamW for the rest; adamw: AdamW for all"),
-        lr=(2e-3, "AdamW's learning rate; Muon's is ten times that"),
+        lr=({"gpt": 4e-3, "mamba": 4e-3}, "AdamW's learning rate; Muon's is ten times that"),
         batch_size=(256, "graphs a step"),
-        steps=(300, "steps"),
+        steps=({"gpt": 1000, "mamba": 1000}, "steps"),
         warmup=(10, "steps over which the learning rate rises"),
-        decay=(0.8, "share of the steps, the last ones, over which the learning rate falls to 0; 0: it stays"),
+        decay=({"gpt": 0.5, "mamba": 0.5}, "share of the steps, the last ones, over which the learning rate falls to 0; 0: it stays"),
     ),
     "the run": dict(
         seed=(1, "fixes the whole run on a CPU, for one number of threads"),
@@ -121,7 +116,15 @@ CHOICES = dict(
     optimizer=("muon", "adamw"),
     dtype=("float32", "bfloat16"),
 )
-DEFAULTS = {name: default for group in SETTINGS.values() for name, (default, _) in group.items()}
+
+
+def defaults_for(model):
+    """Every setting as it stands above, for one of the models: a dict."""
+    settings = {name: default for group in SETTINGS.values() for name, (default, _) in group.items()}
+    return {name: d[model] if isinstance(d, dict) else d for name, d in settings.items()}
+
+
+DEFAULTS = defaults_for("gpt")
 # --teacherless and --multi name an objective, and are kept as --objective; file_hashes are fingerprint's.
 KEPT = DEFAULTS.keys() - {"teacherless", "multi"} | {"file_hashes"}
 FILES = ("train_file", "test_file")
@@ -145,6 +148,9 @@ def parse_command_line(argv):
                 flags.add_argument(f"--{name}", action="store_true", help=explanation)
             else:
                 shown = f" (default: {default})" if default else ""
+                if isinstance(default, dict):
+                    shown = f" (default: {default['gpt']} for the GPT, {default['mamba']} for Mamba)"
+                    default = default["gpt"]
                 metavar = None if name in CHOICES else {int: "N", float: "X", str: "NAME"}[type(default)]
                 flags.add_argument(
                     f"--{name}",
@@ -197,17 +203,10 @@ def check_settings(s):
         raise ValueError(f"--lr is {s['lr']}; give a number above 0")
     if not 0 <= s["decay"] <= 1:
         raise ValueError(f"--decay is {s['decay']}; give a share from 0 to 1")
-    if not 0 < s["carry"] <= 1:
-        raise ValueError(f"--carry is {s['carry']}; give a share above 0, at most 1")
     data.check_sizes(s["deg"], s["path_len"], s["num_nodes"])
     if s["model"] == "gpt" and s["n_embd"] % s["n_head"]:
         raise ValueError(
             f"--n_embd {s['n_embd']} cannot be shared out over --n_head {s['n_head']} heads; give a multiple of it"
-        )
-    if s["model"] == "gpt" and s["n_head"] % 2 and not s["no_token_shift"]:
-        raise ValueError(
-            f"--n_head {s['n_head']} is odd, but with the token shift half of the heads look back and half ahead; give an"
-            " even number, or --no_token_shift"
         )
     if s["n_future"] > 1 and s["objective"] != "multi":
         raise ValueError(f"--n_future {s['n_future']} needs --multi: the other objectives have one output head")
@@ -365,10 +364,8 @@ def make_model(s):
     if s["model"] == "mamba":
         return Mamba(MambaConfig(V, n_layer=s["n_layer"], n_embd=s["n_embd"], n_future=s["n_future"], scan=s["scan"]))
     T = data.prefix_length(s["deg"], s["path_len"]) + s["path_len"] - 1
-    rest = dict(n_future=s["n_future"], token_shift=not s["no_token_shift"], qk_norm=not s["no_qk_norm"], carry=s["carry"])
-    if s["init_from"]:
-        rest |= dict(mlp_ratio=4, bias=True, activation="gelu")
-    return GPT(GPTConfig(V, T, s["n_layer"], s["n_head"], s["n_embd"], **rest))
+    parts = dict(n_future=s["n_future"], canon=not s["no_canon"], qk_norm=not s["no_qk_norm"])
+    return GPT(GPTConfig(V, T, s["n_layer"], s["n_head"], s["n_embd"], **parts))
 
 
 def make_optimizers(model, s):
@@ -620,12 +617,15 @@ def conclude(record, folder, s):
 
 
 def print_measurements(step, measured, s):
-    """What --eval_only prints: every number of `measured`, from evaluate, in percent, a line each."""
+    """What --eval_only prints: every number of `measured`, from evaluate, a line each."""
     graphs = f"{s['n_test']:,} graphs G({s['deg']},{s['path_len']})" + (f" of {s['test_file']}" if s["test_file"] else "")
     print(f"The checkpoint of step {step} on {graphs} that it had not seen (difficult: chance is {1 / s['deg']:.1%})")
     for name, value in measured.items():
         for row in value if name == "head_accuracy" else [value]:
-            print(f"{name:<18}", *(f"{share:7.2%}" for share in (row if isinstance(row, list) else [row])))
+            if name == "margin":
+                print(f"{name:<18} {value:7.3f} nats")
+            else:
+                print(f"{name:<18}", *(f"{share:7.2%}" for share in (row if isinstance(row, list) else [row])))
 
 
 def quote(path):
@@ -712,12 +712,12 @@ def settle(given):
             )
     else:
         checkpoint = None
-        s = {name: DEFAULTS[name] for name in DEFAULTS if name in KEPT} | {"file_hashes": {}}
-        s |= (pretrained.settings_of(given) if given.get("init_from") else {}) | given
+        decided = pretrained.settings_of(given) if given.get("init_from") else {}
+        defaults = defaults_for((decided | given).get("model", DEFAULTS["model"]))
+        s = {name: default for name, default in defaults.items() if name in KEPT} | {"file_hashes": {}} | decided | given
         files = read_files(s, given)
         s["n_test"] = s["n_test"] or 2000
         s["n_future"] = s["n_future"] or (min(4, s["path_len"]) if s["objective"] == "multi" else 1)
-        s["n_layer"] = s["n_layer"] or (5 if s["model"] == "gpt" else 4)
     if s["device"] == "auto":
         s["device"] = "cuda" if torch.cuda.is_available() else "cpu"
     check_settings(s)

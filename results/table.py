@@ -15,7 +15,6 @@ HOME = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(HOME))
 
 from plot import MODELS, OBJECTIVES, find_runs, median  # noqa: E402
-from train import DEFAULTS  # noqa: E402
 
 RUNS, BENCH = "results/table.py", "results/table.py, bench"  # what the marks name
 COLUMNS = ["model", "graph", "labels", "objective", "seeds", "graphs seen", "minutes", "exact match", "first step"]
@@ -28,10 +27,9 @@ def table(runs):
     kinds = {}
     for run in runs:
         s = run["s"]
-        carry = s["carry"] if s["model"] == "gpt" else DEFAULTS["carry"]  # Mamba has none
         name = s["objective"] + ", only the first step" * s["only_difficult"]
-        name += ", no token shift" * s["no_token_shift"] + ", no QK-norm" * s["no_qk_norm"]
-        name += f", carry {carry:g}" * (carry != DEFAULTS["carry"]) + ", AdamW" * (s["optimizer"] == "adamw")
+        name += ", no Canon" * s["no_canon"] + ", no QK-norm" * s["no_qk_norm"] + ", AdamW" * (s["optimizer"] == "adamw")
+        name += f", {s['n_train']:,} fixed graphs" * bool(s["n_train"])
         name += ", reversed" * (s["reverse"] and s["objective"] != "reverse")
         name += f", n = {s['n_future']}" * (s["n_future"] > 1)
         order = list(MODELS).index(s["model"]), run["graph"], OBJECTIVES.index(s["objective"])

@@ -64,15 +64,60 @@ def test_a_planner_is_right_everywhere():
     for objective in ("next", "teacherless"):
         measured = measure(plan, objective)
         assert measured["accuracy"] == measured["difficult"] == 1 and measured["position_accuracy"] == [1] * L
-        assert measured["wrong_arm"] == measured["no_path"] == 0
+        assert measured["wrong_arm"] == measured["no_path"] == 0 and measured["margin"] == 1
+    assert "cheat_rate" not in measured
 
 
 def test_the_cheat_is_seen_for_what_it_is():
     measured = measure(lambda arms, goal: arms[0], "next")  # always the arm whose edge stands first: chance
     assert measured["difficult"] == measured["accuracy"] == pytest.approx(1 / DEG, abs=0.1)
     assert measured["forced_accuracy"] == [1, measured["difficult"], 1, 1]
-    assert measured["cheat_rate"] == 1
+    assert measured["cheat_rate"] == measured["writes_arm_end"] == 1 and measured["writes_goal"] == 0
     assert measured["wrong_arm"] == pytest.approx(1 - measured["accuracy"]) and measured["no_path"] == 0
+
+
+def test_a_model_that_cheats_to_the_last_place_and_copies_the_goal_there_is_caught():
+    """The goal stands in the prefix: to copy it is easier than to follow the last edge, and takes no plan."""
+
+    class CopiesTheGoal(Rule):
+        def forward(self, tokens, num_logits=None, cache=None):
+            logits = super().forward(tokens, num_logits, cache)
+            before = cache[0].shape[1] - logits.shape[1]
+            for i in range(logits.shape[1]):
+                if before + i == data.prefix_length(DEG, L) + L - 2:  # the place that writes the last token
+                    goals = cache[0][:, data.prefix_length(DEG, L) - 2]
+                    logits[:, i] = torch.nn.functional.one_hot(goals, data.vocab_size(N)).float()
+            return logits
+
+    s = DEFAULTS | dict(objective="next", deg=DEG, path_len=L, num_nodes=N)
+    measured = evaluate(CopiesTheGoal(lambda arms, goal: arms[0]), *graphs(), s)
+    assert measured["cheat_rate"] == measured["writes_goal"] == 1 and measured["writes_arm_end"] == 0
+
+
+@pytest.mark.parametrize("deg, path_len", [(2, 3), (2, 2), (1, 4)])
+def test_what_cannot_be_measured_is_left_out(deg, path_len):
+    prefix, path = data.sample_graphs(20, deg, path_len, N, torch.Generator().manual_seed(0))
+    s = DEFAULTS | dict(deg=deg, path_len=path_len, num_nodes=N)
+    for objective, reverse in (("next", False), ("reverse", True), ("teacherless", False), ("teacherless", True)):
+        model = GPT(GPTConfig(data.vocab_size(N), prefix.shape[1] + path_len, 1, 2, 8))
+        measured = evaluate(model, prefix, path, s | dict(objective=objective, reverse=reverse))
+        assert "cheat_rate" not in measured
+        assert ("writes_goal" in measured) == (objective == "next" and (deg, path_len) == (2, 3))
+        assert ("margin" in measured) == ((deg, path_len) == (2, 3))
+
+
+def test_a_model_that_guesses_has_no_margin_and_does_not_cheat():
+    class Guess(Rule):
+        def forward(self, tokens, num_logits=None, cache=None):
+            if cache is not None:
+                cache[0] = torch.cat([cache[0], tokens], dim=1)
+            generator = torch.Generator().manual_seed(tokens.shape[1])
+            return torch.randn(len(tokens), num_logits or tokens.shape[1], data.vocab_size(N), generator=generator)
+
+    s = DEFAULTS | dict(objective="next", deg=2, path_len=L, num_nodes=N)
+    prefix, path = data.sample_graphs(2000, 2, L, N, torch.Generator().manual_seed(0))
+    measured = evaluate(Guess(None), prefix, path, s)
+    assert abs(measured["margin"]) < 0.15 and measured["cheat_rate"] < 0.1 and measured["accuracy"] < 0.01
 
 
 def test_a_wrong_arm_and_no_path_are_told_apart():
@@ -137,18 +182,28 @@ def test_teacher_forced_accuracy_and_cheat_rate_by_the_long_way(kind, objective,
                 share = [0.0] * k + hits[:, : L - k].double().mean(0).tolist()
                 assert measured["head_accuracy"][k] == pytest.approx(share[::-1] if reverse else share)
         if objective in ("next", "multi") and not reverse:
-            walked = 0
+            walked, ends, goals = 0, 0, 0
             for one_prefix, one_path in zip(prefix, path):
                 arms = data.trace_arms(one_prefix[None], DEG, N)[0]
                 goal_arm = [i for i in range(DEG) if torch.equal(arms[i], one_path)][0]
                 wrong = arms[(goal_arm + 1) % DEG]
                 sequence = torch.cat([one_prefix, wrong[:2]])[None]
-                for _ in range(L - 2):
+                for _ in range(L - 3):  # it writes the inner nodes itself …
                     sequence = torch.cat([sequence, model(sequence)[:, -1:].argmax(2)], dim=1)
-                walked += torch.equal(sequence[0, -L:], wrong)
+                walked += torch.equal(sequence[0, -L + 1 :], wrong[:-1])
+                last = model(torch.cat([one_prefix, wrong[:-1]])[None])[0, -1].argmax()  # … and is shown them
+                ends, goals = ends + int(last == wrong[-1]), goals + int(last == one_path[-1])
             assert measured["cheat_rate"] == pytest.approx(walked / len(path))
+            assert measured["writes_arm_end"] == pytest.approx(ends / len(path))
+            assert measured["writes_goal"] == pytest.approx(goals / len(path))
         else:
             assert "cheat_rate" not in measured
+        margin, place = 0.0, L - 2 if reverse else 1
+        logp = model(inputs)[:, -L:].log_softmax(2)[:, place]
+        for row, one_prefix, one_path in zip(logp, prefix, path):
+            firsts = data.trace_arms(one_prefix[None], DEG, N)[0, :, 1].tolist()
+            margin += row[one_path[1]] - max(row[node] for node in firsts if node != one_path[1])
+        assert measured["margin"] == pytest.approx(margin.item() / len(path), abs=1e-5)
 
 
 def test_a_batch_at_a_time_changes_nothing(monkeypatch):
@@ -156,7 +211,9 @@ def test_a_batch_at_a_time_changes_nothing(monkeypatch):
     s = DEFAULTS | dict(deg=DEG, path_len=L, num_nodes=N)
     whole = evaluate(model, prefix, path, s)
     monkeypatch.setattr("evaluate.GRAPHS_AT_ONCE", 7)
-    assert evaluate(model, prefix, path, s) == whole
+    parts = evaluate(model, prefix, path, s)
+    assert parts.pop("margin") == pytest.approx(whole.pop("margin"))
+    assert parts == whole
 
 
 @pytest.mark.parametrize("kind", ["gpt", "mamba"])

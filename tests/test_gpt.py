@@ -26,36 +26,41 @@ def logits_by_the_formulas(model, sequence):
     """One sequence through the network with numpy and loops over heads and positions: (T, V)."""
     w = {name: p.detach().numpy() for name, p in model.named_parameters()}
 
-    def norm(x, gain):
-        return gain * (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5)
+    def norm(x, name):
+        x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5)
+        return w[name + ".weight"] * x + w.get(name + ".bias", 0)
+
+    def linear(x, name):
+        return x @ w[name + ".weight"].T + w[name + ".bias"]
 
     x = np.stack([w["wte.weight"][token] + w["wpe.weight"][place] for place, token in enumerate(sequence)])
     D = model.config.n_embd // model.config.n_head
     for layer in range(model.config.n_layer):
         block = f"h.{layer}."
-        h = norm(x, w[block + "ln_1.weight"])
-        q, k, v = np.split(h @ w[block + "attn.c_attn.weight"].T, 3, axis=1)
-        if model.config.token_shift:  # the first heads have the values of the token before, the others its keys
-            half = model.config.n_embd // 2
-            k[:, half:], v[:, :half] = (np.concatenate([0 * y[:1], y[:-1]]) for y in (k[:, half:], v[:, :half]))
+        h = norm(x, block + "ln_1")
+        if model.config.canon:
+            kernel = w[block + "canon.weight"]  # (C, 4), the oldest of four tokens first
+            h = np.stack([h[t] + sum(kernel[:, i] * h[t - 3 + i] for i in range(4) if t - 3 + i >= 0) for t in range(len(h))])
+        q, k, v = np.split(linear(h, block + "attn.c_attn"), 3, axis=1)
         heads = []
         for j in range(model.config.n_head):
             mine = slice(j * D, (j + 1) * D)
             queries, keys = q[:, mine], k[:, mine]
             if model.config.qk_norm:
-                queries, keys = (norm(y, w[f"{block}attn.{n}_norm.weight"]) for n, y in (("q", queries), ("k", keys)))
+                queries, keys = (norm(y, f"{block}attn.{n}_norm") for n, y in (("q", queries), ("k", keys)))
             rows = []
             for t in range(len(x)):
                 scores = np.exp(keys[: t + 1] @ queries[t] / np.sqrt(D))
                 rows.append(scores / scores.sum() @ v[: t + 1, mine])
             heads.append(np.stack(rows))
-        x = model.config.carry * x + np.concatenate(heads, axis=1) @ w[block + "attn.c_proj.weight"].T
-        h = np.maximum(norm(x, w[block + "ln_2.weight"]) @ w[block + "mlp.c_fc.weight"].T, 0)
-        x = x + h @ w[block + "mlp.c_proj.weight"].T
-    return norm(x, w["ln_f.weight"]) @ w["wte.weight"].T
+        x = x + linear(np.concatenate(heads, axis=1), block + "attn.c_proj")
+        h = linear(norm(x, block + "ln_2"), block + "mlp.c_fc")
+        h = 0.5 * h * (1 + np.tanh(np.sqrt(2 / np.pi) * (h + 0.044715 * h**3)))  # GELU as GPT-2 has it
+        x = x + linear(h, block + "mlp.c_proj")
+    return norm(x, "ln_f") @ w["wte.weight"].T
 
 
-@pytest.mark.parametrize("changes", [{}, dict(token_shift=False), dict(qk_norm=False)])
+@pytest.mark.parametrize("changes", [{}, dict(canon=False), dict(qk_norm=False), dict(canon=False, qk_norm=False)])
 def test_logits_are_those_of_the_formulas(changes):
     model = make(**changes)
     sequence = tokens(1, 20)
@@ -83,9 +88,9 @@ def test_logits_only_where_asked_are_the_same_logits():
 
 
 @pytest.mark.parametrize("pieces", [[20], [1] * 20, [12, 1, 1, 1, 5], [3, 4, 13]])
-@pytest.mark.parametrize("token_shift", [True, False])
-def test_cached_decoding_equals_the_full_pass(pieces, token_shift):
-    model = make(token_shift=token_shift)
+@pytest.mark.parametrize("canon", [True, False])
+def test_cached_decoding_equals_the_full_pass(pieces, canon):
+    model = make(canon=canon)
     sequence = tokens(3, 20)
     with torch.no_grad():
         cache = model.new_cache(3, 20)
@@ -122,25 +127,19 @@ def test_gradients_against_finite_differences():
 
 
 @torch.no_grad()
-def test_initial_weights_look_back_once_and_do_not_hold_the_plan():
+def test_initial_weights_hold_nothing_of_the_plan():
+    """Which inner node is nearest to what the last two places of the prefix hold, layer by layer? None in particular."""
     torch.manual_seed(5)
-    model, half = GPT(GPTConfig(data.vocab_size(50), 31)), 32
+    model = GPT(GPTConfig(data.vocab_size(50), 31))
     prefix, path = data.sample_graphs(1000, 2, 5, 50, torch.Generator().manual_seed(6))
     inner = data.trace_arms(prefix, 2, 50)[:, :, 1:4].flatten(1)  # (B, 6): the nodes between start and arms' ends
-    x, share = model.wte(prefix) + model.wpe.weight[: prefix.shape[1]], []
+    x = model.wte(prefix) + model.wpe.weight[: prefix.shape[1]]
     for block in model.h:
         x = block(x, x.shape[1])
-        # Which of them is nearest to what the goal's place, the last but one, holds in the channels of the heads that
-        # look back?
-        likeness = (model.wte(inner)[:, :, :half] @ model.ln_f(x)[:, -2, :half, None])[:, :, 0]
-        share.append([])
-        for node in path[:, 1:4].flip(1).T:  # the goal's parent; without it, the grandparent; then the first step
-            share[-1].append((inner.gather(1, likeness.argmax(1, keepdim=True))[:, 0] == node).float().mean().item())
-            likeness = likeness.masked_fill(inner == node[:, None], -torch.inf)
-    parent, grandparent, first_step = map(max, zip(*share))
-    assert parent > 0.95
-    assert grandparent < 0.35  # a guess is right in a fifth
-    assert first_step < 0.35  # and here in a quarter
+        for place in (-2, -1):  # the goal's, and that of `=`
+            likeness = (model.wte(inner) @ model.ln_f(x)[:, place, :, None])[:, :, 0]
+            nearest = inner.gather(1, likeness.argmax(1, keepdim=True))  # (B, 1)
+            assert (nearest == path[:, 1:4]).float().mean(0).max() < 0.27  # a guess is right in a sixth
 
 
 def test_a_sequence_that_is_too_long_is_refused():

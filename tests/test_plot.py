@@ -3,7 +3,6 @@
 import json
 import math
 import os
-import signal
 import struct
 import subprocess
 import sys
@@ -93,7 +92,7 @@ def test_all_pictures_are_images_of_sane_size(runs, tmp_path, capsys):
         assert "<svg" in svg and svg.endswith("</svg>\n"), name
     assert len(list((tmp_path / "out").iterdir())) == 2 * len(DRAWN_FROM_LOGS)  # and nothing else is left there
     said = capsys.readouterr().err
-    assert "24 of 25 runs" in said and "attention is left out" in said
+    assert "24 of 25 runs" in said
 
 
 def test_no_text_is_cut_off_or_overlaps(runs):
@@ -244,38 +243,6 @@ def test_what_is_mixed_and_which_graph_is_shown_are_said(tmp_path, capsys, monke
     assert "differ in n_layer" in said and "show G(2,5) over 50 labels, 2 of 3 runs" in said
     plot.main([*arguments, "--graph", "2,4,50"])
     assert "show G(2,4) over 50 labels, 1 of 3 runs" in capsys.readouterr().err
-
-
-# ---------------------------------------------------------------------------------------------------------
-# Attention
-
-
-def test_attention_of_a_checkpoint(tmp_path):
-    """A head without queries and keys looks at all tokens alike; a trained one's shares add up to 1."""
-    torch = pytest.importorskip("torch")
-    train = pytest.importorskip("train")
-    before = signal.getsignal(signal.SIGINT)
-    folder = tmp_path / "run"
-    small = "--path_len 4 --num_nodes 10 --n_layer 2 --n_embd 16 --steps 1 --batch_size 8 --n_test 20 --device cpu"
-    train.main(["--teacherless", "--threads", "1", *small.split(), "--out_dir", str(folder)])
-    signal.signal(signal.SIGINT, before)
-    (run,) = plot.find_runs([folder])
-    grid = plot.attention(run).axes[0].images[0].get_array()  # (layers * heads, 6 edges + start + goal + `$`)
-    assert grid.shape == (2 * run["s"]["n_head"], 9)
-    assert grid.sum(axis=1).tolist() == pytest.approx([1] * len(grid), abs=1e-5)
-
-    checkpoint = torch.load(folder / "ckpt.pt")
-    for name, p in checkpoint["model"].items():
-        if "c_attn" in name:
-            p.zero_()
-    torch.save(checkpoint, folder / "ckpt.pt")
-    grid = plot.attention(run).axes[0].images[0].get_array()
-    assert grid[0].tolist() == pytest.approx([3 / 22] * 6 + [1 / 22, 2 / 22, 1 / 22])
-    plot.save(plot.attention(run), tmp_path, "attention")
-    assert png_size(tmp_path / "attention.png") == (1650, 1125)
-    (folder / "ckpt.pt").write_bytes(b"damaged")
-    with pytest.raises(ValueError, match="damaged"):
-        plot.attention(run)
 
 
 # ---------------------------------------------------------------------------------------------------------

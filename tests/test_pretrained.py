@@ -12,6 +12,7 @@ import pretrained
 import train
 from model_gpt import GPT, GPTConfig
 from model_mamba import Mamba, MambaConfig
+from pretrained import load_gpt2, load_mamba, save_gpt2, save_mamba
 
 GPT_SIZES = dict(vocab_size=60, block_size=70, n_layer=3, n_head=4, n_embd=24)
 MAMBA_SIZES = dict(vocab_size=60, n_layer=3, n_embd=24, d_state=8)
@@ -21,7 +22,7 @@ def random_model(kind, **changes):
     """A model of ours with noise on every parameter, so that no gain hides behind a 1 and no bias behind a 0."""
     torch.manual_seed(0)
     if kind == "gpt":
-        published = dict(mlp_ratio=4, token_shift=False, qk_norm=False, carry=1.0, bias=True, activation="gelu")
+        published = dict(canon=False, qk_norm=False)
         model = GPT(GPTConfig(**GPT_SIZES | published | changes))
     else:
         model = Mamba(MambaConfig(**MAMBA_SIZES | changes))
@@ -31,8 +32,12 @@ def random_model(kind, **changes):
     return model
 
 
-def class_of(kind):
-    return GPT if kind == "gpt" else Mamba
+def load(kind, folder):
+    return (load_gpt2 if kind == "gpt" else load_mamba)(folder)
+
+
+def save(kind, model, folder):
+    (save_gpt2 if kind == "gpt" else save_mamba)(model, folder)
 
 
 def tokens(*shape):
@@ -72,7 +77,7 @@ def test_logits_are_those_of_hugging_face(transformers, tmp_path, kind, safe):
     if not safe:
         (tmp_path / "model.safetensors").unlink()
         torch.save(other.state_dict(), tmp_path / "pytorch_model.bin")
-    ours = class_of(kind).from_pretrained(tmp_path)
+    ours = load(kind, tmp_path)
     with torch.no_grad():
         assert (ours(tokens(3, 40)) - other(tokens(3, 40)).logits).abs().max() < 1e-4
         difference = ours.double()(tokens(3, 40)) - other.double()(tokens(3, 40)).logits
@@ -83,7 +88,7 @@ def test_logits_are_those_of_hugging_face(transformers, tmp_path, kind, safe):
 def test_cached_decoding_writes_what_theirs_writes(transformers, tmp_path, kind):
     other = theirs(transformers, kind)
     other.save_pretrained(tmp_path)
-    ours, prefix = class_of(kind).from_pretrained(tmp_path), tokens(4, 10)
+    ours, prefix = load(kind, tmp_path), tokens(4, 10)
     with torch.no_grad():
         expected = other.generate(
             prefix, attention_mask=torch.ones_like(prefix), max_new_tokens=50, do_sample=False, pad_token_id=0
@@ -97,11 +102,11 @@ def test_cached_decoding_writes_what_theirs_writes(transformers, tmp_path, kind)
 
 @pytest.mark.parametrize(
     "kind, changes",
-    [("gpt", {}), ("gpt", dict(bias=False, activation="relu", mlp_ratio=1)), ("gpt", dict(n_future=3)), ("mamba", {})],
+    [("gpt", {}), ("gpt", dict(n_future=3)), ("mamba", {})],
 )
 def test_hugging_face_reads_what_we_save(transformers, tmp_path, kind, changes):
     ours = random_model(kind, **changes)
-    ours.save_pretrained(tmp_path)
+    save(kind, ours, tmp_path)
     other_class = transformers.GPT2LMHeadModel if kind == "gpt" else transformers.MambaForCausalLM
     other, report = other_class.from_pretrained(tmp_path, output_loading_info=True)
     assert not report["missing_keys"] and not report["unexpected_keys"]
@@ -113,7 +118,7 @@ def test_large_models_come_in_several_files(transformers, tmp_path):
     other = theirs(transformers, "gpt")
     other.save_pretrained(tmp_path, max_shard_size="20KB")
     assert len(list(tmp_path.glob("*.safetensors"))) > 1
-    assert (GPT.from_pretrained(tmp_path)(tokens(1, 9)) - other(tokens(1, 9)).logits).abs().max() < 1e-4
+    assert (load_gpt2(tmp_path)(tokens(1, 9)) - other(tokens(1, 9)).logits).abs().max() < 1e-4
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -123,18 +128,18 @@ def test_large_models_come_in_several_files(transformers, tmp_path):
 @pytest.mark.parametrize("kind", ["gpt", "mamba"])
 def test_saved_and_loaded_is_the_same(tmp_path, kind):
     ours = random_model(kind)
-    ours.save_pretrained(tmp_path)
-    again = class_of(kind).from_pretrained(tmp_path)
+    save(kind, ours, tmp_path)
+    again = load(kind, tmp_path)
     assert again.config == ours.config or kind == "mamba"  # whose dt_rank is spelled out in the file
     assert torch.equal(again(tokens(2, 30)), ours(tokens(2, 30)))
 
 
 def test_one_activation_of_two_names_is_read_by_both(tmp_path):
     ours = random_model("gpt")
-    ours.save_pretrained(tmp_path)
+    save("gpt", ours, tmp_path)
     for name in ("gelu_new", "gelu_pytorch_tanh"):
         edit_config(activation_function=name)(tmp_path)
-        assert torch.equal(GPT.from_pretrained(tmp_path)(tokens(2, 30)), ours(tokens(2, 30)))
+        assert torch.equal(load_gpt2(tmp_path)(tokens(2, 30)), ours(tokens(2, 30)))
 
 
 def test_the_folders_of_state_spaces_are_read_too(tmp_path):
@@ -145,13 +150,13 @@ def test_the_folders_of_state_spaces_are_read_too(tmp_path):
         d_model=24, n_layer=3, vocab_size=60, ssm_cfg=dict(d_state=8), rms_norm=True, pad_vocab_size_multiple=8
     )
     (tmp_path / "config.json").write_text(json.dumps(config))
-    assert torch.equal(Mamba.from_pretrained(tmp_path)(tokens(2, 30)), ours(tokens(2, 30)))
+    assert torch.equal(load_mamba(tmp_path)(tokens(2, 30)), ours(tokens(2, 30)))
 
 
-@pytest.mark.parametrize("change", [dict(token_shift=True), dict(qk_norm=True), dict(carry=0.6)])
+@pytest.mark.parametrize("change", [dict(canon=True), dict(qk_norm=True)])
 def test_what_gpt2_has_not_cannot_be_exported(tmp_path, change):
-    with pytest.raises(ValueError, match="--no_token_shift --no_qk_norm --carry 1"):
-        random_model("gpt", **change).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="--no_canon --no_qk_norm"):
+        save_gpt2(random_model("gpt", **change), tmp_path)
 
 
 def edit_config(**changes):
@@ -195,24 +200,24 @@ def edit_tensors(change):
     ],
 )
 def test_a_folder_that_does_not_fit_is_one_sentence(tmp_path, damage, sentence):
-    random_model("gpt").save_pretrained(tmp_path)
+    save_gpt2(random_model("gpt"), tmp_path)
     damage(tmp_path)
     with pytest.raises(ValueError, match=sentence) as fault:
-        GPT.from_pretrained(tmp_path)
+        load_gpt2(tmp_path)
     assert "\n" not in str(fault.value)
 
 
 def test_missing_packages_and_unknown_names_are_one_sentence(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="neither a folder nor one of the published models gpt2, gpt2-medium"):
-        GPT.from_pretrained("gpt3")
+        load_gpt2("gpt3")
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(ImportError, match="fetching gpt2-large needs the package huggingface_hub"):
-        GPT.from_pretrained("gpt2-large")
-    random_model("gpt").save_pretrained(tmp_path)
+        load_gpt2("gpt2-large")
+    save_gpt2(random_model("gpt"), tmp_path)
     (tmp_path / "pytorch_model.bin").rename(tmp_path / "model.safetensors")
     monkeypatch.setitem(sys.modules, "safetensors.torch", None)
     with pytest.raises(ImportError, match="needs the package safetensors"):
-        GPT.from_pretrained(tmp_path)
+        load_gpt2(tmp_path)
 
 
 def test_a_name_that_cannot_be_fetched_is_one_sentence(monkeypatch):
@@ -223,7 +228,7 @@ def test_a_name_that_cannot_be_fetched_is_one_sentence(monkeypatch):
 
     monkeypatch.setitem(sys.modules, "huggingface_hub", Hub)
     with pytest.raises(ValueError, match=r"mamba-130m could not be fetched \(no network\)"):
-        Mamba.from_pretrained("mamba-130m")
+        load_mamba("mamba-130m")
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -238,7 +243,8 @@ def lines(folder):
 
 @pytest.mark.parametrize("kind", ["gpt", "mamba"])
 def test_fine_tuning_starts_from_the_published_weights_and_learns(tmp_path, kind):
-    random_model(kind, **(dict(d_state=16) if kind == "mamba" else {})).save_pretrained(tmp_path / "published")
+    small = random_model(kind, **(dict(d_state=16) if kind == "mamba" else {}))
+    save(kind, small, tmp_path / "published")
     flags = [
         "--init_from",
         str(tmp_path / "published"),
@@ -259,7 +265,7 @@ def test_fine_tuning_starts_from_the_published_weights_and_learns(tmp_path, kind
 
 def test_the_tasks_tokens_are_the_first_rows_and_positions_are_cropped(tmp_path):
     published = random_model("gpt")
-    published.save_pretrained(tmp_path)
+    save_gpt2(published, tmp_path)
     s, _, _ = train.settle(
         dict(init_from=str(tmp_path), num_nodes=12, path_len=3, multi=True, n_future=2, device="cpu")
     )
@@ -273,7 +279,7 @@ def test_the_tasks_tokens_are_the_first_rows_and_positions_are_cropped(tmp_path)
 
 
 def test_flags_that_do_not_go_with_published_weights_are_refused(tmp_path, capsys):
-    random_model("gpt").save_pretrained(tmp_path / "published")
+    save_gpt2(random_model("gpt"), tmp_path / "published")
     for flags, sentence in [
         (["--n_layer", "4"], "--n_layer is 4, but in"),
         (["--model", "mamba"], "--model is mamba, but in"),

@@ -46,10 +46,11 @@ def is_path_star(prefix, path, deg, path_len, num_nodes):
 
 @torch.no_grad()
 def cheat_rate(model, prefix, path, num_nodes):
-    """Put the model on a wrong arm's first node: how often does it write that arm to its end, token by token?
+    """Put the model on a wrong arm's first node: how often does it write all further inner nodes of that arm, token by
+    token? The last place does not count, for there a model that cheats may copy the goal from the prefix.
 
     Arguments: model(tokens, num_logits) -> logits, as model_gpt.GPT; prefix (B, P) and path (B, l), int64, with at
-        least two arms and l of 3 or more. Of several wrong arms, take any one.
+        least two arms and l of 4 or more. Of several wrong arms, take any one.
     Returns: a float from 0 to 1, a share of the B graphs.
     """
     l = path.shape[1]
@@ -58,9 +59,9 @@ def cheat_rate(model, prefix, path, num_nodes):
     is_wrong = arms[:, :, -1] != path[:, -1:]  # (B, deg): arms that end elsewhere than at the goal
     wrong = arms[torch.arange(len(arms)), is_wrong.int().argmax(dim=1)]  # (B, l)
     sequence = torch.cat([prefix, wrong[:, :2]], dim=1)
-    for _ in range(l - 2):
+    for _ in range(l - 3):
         sequence = torch.cat([sequence, model(sequence, num_logits=1).argmax(dim=2)], dim=1)
-    return (sequence[:, -l:] == wrong).all(dim=1).double().mean().item()
+    return (sequence[:, prefix.shape[1] :] == wrong[:, :-1]).all(dim=1).double().mean().item()
 
 
 # ---------------------------------------------------------------------------------------------------------

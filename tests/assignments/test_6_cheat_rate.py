@@ -42,9 +42,14 @@ def plan(arms, goal, written):
     return next(arm for arm in arms if arm[-1] == goal)[min(len(written), L - 1)]
 
 
+def copy_last(arms, goal, written):
+    """The cheat at all inner places; at the last, it copies the goal from the prefix."""
+    return follow(arms, goal, written) if len(written) < L - 1 else goal
+
+
 def tire(arms, goal, written):
-    """The cheat for all but the last step."""
-    return follow(arms, goal, written) if len(written) < L - 1 else plan(arms, goal, written)
+    """The cheat for all but the last inner place."""
+    return follow(arms, goal, written) if len(written) < L - 2 else plan(arms, goal, written)
 
 
 def follow_even_labels(arms, goal, written):
@@ -57,7 +62,7 @@ def graphs(deg):
 
 
 @pytest.mark.parametrize("deg", [2, 3])
-@pytest.mark.parametrize("rule, rate", [(follow, 1), (plan, 0), (tire, 0)])
+@pytest.mark.parametrize("rule, rate", [(follow, 1), (copy_last, 1), (plan, 0), (tire, 0)])
 def test_of_models_that_always_or_never_cheat(deg, rule, rate):
     measured = cheat_rate(ByRule(deg, rule), *graphs(deg), N)
     assert isinstance(measured, float) and measured == rate
