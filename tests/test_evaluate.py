@@ -4,10 +4,10 @@ import pytest
 import torch
 
 import data
-from evaluate import decode, decode_by_drafts, evaluate
+from evaluate import decode, evaluate
+from helpers import settings
 from model_gpt import GPT, GPTConfig
 from model_mamba import Mamba, MambaConfig
-from train import DEFAULTS
 
 DEG, L, N = 3, 4, 30
 
@@ -57,7 +57,7 @@ def wrong_arm(arms, goal):
 
 
 def measure(rule, objective):
-    return evaluate(Rule(rule), *graphs(), DEFAULTS | dict(objective=objective, deg=DEG, path_len=L, num_nodes=N))
+    return evaluate(Rule(rule), *graphs(), settings(objective=objective, deg=DEG, path_len=L, num_nodes=N))
 
 
 def test_a_planner_is_right_everywhere():
@@ -89,7 +89,7 @@ def test_a_model_that_cheats_to_the_last_place_and_copies_the_goal_there_is_caug
                     logits[:, i] = torch.nn.functional.one_hot(goals, data.vocab_size(N)).float()
             return logits
 
-    s = DEFAULTS | dict(objective="next", deg=DEG, path_len=L, num_nodes=N)
+    s = settings(objective="next", deg=DEG, path_len=L, num_nodes=N)
     measured = evaluate(CopiesTheGoal(lambda arms, goal: arms[0]), *graphs(), s)
     assert measured["cheat_rate"] == measured["writes_goal"] == 1 and measured["writes_arm_end"] == 0
 
@@ -97,10 +97,11 @@ def test_a_model_that_cheats_to_the_last_place_and_copies_the_goal_there_is_caug
 @pytest.mark.parametrize("deg, path_len", [(2, 3), (2, 2), (1, 4)])
 def test_what_cannot_be_measured_is_left_out(deg, path_len):
     prefix, path = data.sample_graphs(20, deg, path_len, N, torch.Generator().manual_seed(0))
-    s = DEFAULTS | dict(deg=deg, path_len=path_len, num_nodes=N)
+    s = settings(deg=deg, path_len=path_len, num_nodes=N)
     for objective, reverse in (("next", False), ("reverse", True), ("teacherless", False), ("teacherless", True)):
         model = GPT(GPTConfig(data.vocab_size(N), prefix.shape[1] + path_len, 1, 2, 8))
-        measured = evaluate(model, prefix, path, s | dict(objective=objective, reverse=reverse))
+        s.objective, s.reverse = objective, reverse
+        measured = evaluate(model, prefix, path, s)
         assert "cheat_rate" not in measured
         assert ("writes_goal" in measured) == (objective == "next" and (deg, path_len) == (2, 3))
         assert ("margin" in measured) == ((deg, path_len) == (2, 3))
@@ -114,7 +115,7 @@ def test_a_model_that_guesses_has_no_margin_and_does_not_cheat():
             generator = torch.Generator().manual_seed(tokens.shape[1])
             return torch.randn(len(tokens), num_logits or tokens.shape[1], data.vocab_size(N), generator=generator)
 
-    s = DEFAULTS | dict(objective="next", deg=2, path_len=L, num_nodes=N)
+    s = settings(objective="next", deg=2, path_len=L, num_nodes=N)
     prefix, path = data.sample_graphs(2000, 2, L, N, torch.Generator().manual_seed(0))
     measured = evaluate(Guess(None), prefix, path, s)
     assert abs(measured["margin"]) < 0.15 and measured["cheat_rate"] < 0.1 and measured["accuracy"] < 0.01
@@ -169,7 +170,7 @@ def test_cached_decoding_writes_what_full_recomputation_writes(kind):
 def test_teacher_forced_accuracy_and_cheat_rate_by_the_long_way(kind, objective, reverse):
     n_future = 3 if objective == "multi" else 1
     model, (prefix, path) = random_model(kind, n_future), graphs(60)
-    s = DEFAULTS | dict(objective=objective, reverse=reverse, deg=DEG, path_len=L, num_nodes=N, n_future=n_future)
+    s = settings(objective=objective, reverse=reverse, deg=DEG, path_len=L, num_nodes=N, n_future=n_future)
     measured = evaluate(model, prefix, path, s)
     with torch.no_grad():
         inputs, targets = data.layout(objective, prefix, path, N, reverse, n_future)
@@ -208,37 +209,9 @@ def test_teacher_forced_accuracy_and_cheat_rate_by_the_long_way(kind, objective,
 
 def test_a_batch_at_a_time_changes_nothing(monkeypatch):
     model, (prefix, path) = random_model("gpt"), graphs(50)
-    s = DEFAULTS | dict(deg=DEG, path_len=L, num_nodes=N)
+    s = settings(deg=DEG, path_len=L, num_nodes=N)
     whole = evaluate(model, prefix, path, s)
     monkeypatch.setattr("evaluate.GRAPHS_AT_ONCE", 7)
     parts = evaluate(model, prefix, path, s)
     assert parts.pop("margin") == pytest.approx(whole.pop("margin"))
     assert parts == whole
-
-
-@pytest.mark.parametrize("kind", ["gpt", "mamba"])
-@pytest.mark.parametrize("n_future", [1, 2, 4])
-def test_drafts_never_change_what_is_written(kind, n_future):
-    kept = 0
-    for seed in range(8):
-        model, (prefix, _) = random_model(kind, n_future, seed), graphs(3)
-        for one in prefix:
-            length = 1 + seed % L
-            path, passes = decode_by_drafts(model, one[None], length)
-            assert torch.equal(path, decode(model, one[None], length, "next", N))
-            assert passes <= length
-            kept += length - passes
-    assert n_future > 1 or kept == 0
-
-
-@pytest.mark.parametrize("kind", ["gpt", "mamba"])
-def test_drafts_that_are_always_right_save_the_most_passes(kind):
-    model, (prefix, _) = random_model(kind, n_future=4), graphs(5)
-    with torch.no_grad():
-        for block in (*model.future, *(model.h if kind == "gpt" else model.layers)):
-            for p in block.parameters():
-                p.zero_()  # every head now says the same, whatever the position
-        model.get_parameter("wpe.weight" if kind == "gpt" else "embedding.weight").fill_(0.0)
-        for one in prefix:
-            path, passes = decode_by_drafts(model, one[None], L)
-            assert torch.equal(path, decode(model, one[None], L, "next", N)) and passes <= 2

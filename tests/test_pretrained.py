@@ -8,11 +8,11 @@ import pytest
 import torch
 
 import data
-import pretrained
 import train
 from model_gpt import GPT, GPTConfig
 from model_mamba import Mamba, MambaConfig
-from pretrained import load_gpt2, load_mamba, save_gpt2, save_mamba
+from plumbing import flags, pretrained
+from plumbing.pretrained import load_gpt2, load_mamba, save_gpt2, save_mamba
 
 GPT_SIZES = dict(vocab_size=60, block_size=70, n_layer=3, n_head=4, n_embd=24)
 MAMBA_SIZES = dict(vocab_size=60, n_layer=3, n_embd=24, d_state=8)
@@ -266,11 +266,10 @@ def test_fine_tuning_starts_from_the_published_weights_and_learns(tmp_path, kind
 def test_the_tasks_tokens_are_the_first_rows_and_positions_are_cropped(tmp_path):
     published = random_model("gpt")
     save_gpt2(published, tmp_path)
-    s, _, _ = train.settle(
-        dict(init_from=str(tmp_path), num_nodes=12, path_len=3, multi=True, n_future=2, device="cpu")
-    )
+    given = dict(init_from=str(tmp_path), num_nodes=12, path_len=3, multi=True, n_future=2)
+    s, _, _ = flags.settle(given | {"device": "cpu"}, train.SETTINGS)
     model = train.make_model(s)
-    pretrained.start_from(model, s["init_from"])
+    pretrained.start_from(model, s.init_from)
     assert torch.equal(model.wte.weight, published.wte.weight[:16]) and model.lm_head.weight is model.wte.weight
     assert torch.equal(model.wpe.weight, published.wpe.weight[: data.prefix_length(2, 3) + 2])
     for name, p in published.h.named_parameters():

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import torch
 
-from checkpoint import write_whole
 from model_gpt import GPT, GPTConfig
 from model_mamba import Mamba, MambaConfig
+from plumbing.run_folder import write_whole
 
 # Where the Hugging Face hub keeps them.
 PUBLISHED = {name: f"openai-community/{name}" for name in ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")}

@@ -1,0 +1,220 @@
+"""The command line: from flags to settings that hold, or one sentence about what does not.
+
+Every setting is a flag of the same name. train.py lists them, grouped, as name=(default, help); a
+default that differs between the models is a dict {model: value}.
+"""
+
+import argparse
+import contextlib
+import math
+import sys
+from types import SimpleNamespace
+
+import torch
+
+import data
+from plumbing import pretrained
+from plumbing.graph_files import FILES, read_files
+from plumbing.processes import check_device
+from plumbing.run_folder import load_checkpoint
+
+# What may differ from the checkpoint's settings; the graph files may have moved, too.
+MAY_CHANGE_ON_RESUME = ("steps", "eval_every", "device", "compile", "threads")
+MAY_CHANGE_FOR_EVALUATION = ("n_test", "test_file", "device", "dtype", "threads")
+MAY_BE_0 = ("n_train", "warmup", "seed", "threads")
+METAVAR = {bool: None, int: "N", float: "X", str: "NAME"}
+
+
+def print_any_letter():
+    """Print the number of a letter that the terminal's encoding lacks, in place of failing."""
+    if hasattr(sys.stdout, "reconfigure"):  # a notebook's cannot, and need not
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def refuse(message):
+    """Say in one sentence what cannot be done, and end with exit status 2."""
+    print(f"train.py: {message}", file=sys.stderr)
+    sys.exit(2)
+
+
+@contextlib.contextmanager
+def one_sentence_for_faults(given):
+    """Run the body; end the program with one sentence for a fault that the user can mend."""
+    try:
+        yield
+    except (ValueError, ImportError, FloatingPointError) as fault:
+        refuse(fault)
+    except OSError as fault:
+        refuse(f"{fault.filename}: {fault.strerror}" if fault.filename else fault)
+    except (MemoryError, RuntimeError) as fault:
+        text, origin = str(fault), type(fault).__module__
+        if isinstance(fault, (MemoryError, torch.OutOfMemoryError)) or "allocate memory" in text:
+            refuse("there is not enough memory; give a smaller --batch_size, --n_test or model")
+        if given.get("compile") and origin.startswith(("torch._dynamo", "torch._inductor")):
+            refuse(f"torch.compile failed ({text.splitlines()[0]}); leave --compile out")
+        raise
+    except KeyboardInterrupt:
+        sys.exit(
+            "\ntrain.py: stopped at once; --resume goes on from the last checkpoint, if there is one"
+        )
+
+
+def defaults_for(model, settings):
+    """Every setting's default for one of the models: a dict."""
+    defaults = {name: d for group in settings.values() for name, (d, _) in group.items()}
+    return {name: d[model] if isinstance(d, dict) else d for name, d in defaults.items()}
+
+
+def parse_command_line(argv, doc, settings, choices):
+    """Read the flags.
+
+    Arguments: doc, train.py's docstring, whose first two paragraphs stand above the flags;
+        settings; choices, {name: what it may be}. Returns: a dict of the flags that were given.
+    """
+    summary, examples = doc.split("\n\n")[:2]
+    parser = argparse.ArgumentParser(
+        prog="train.py",
+        description=f"{summary}\n\n{examples}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        argument_default=argparse.SUPPRESS,
+    )
+    for title, group in settings.items():
+        flags = parser.add_argument_group(title)
+        for name, (default, explanation) in group.items():
+            shown = f" (default: {default})" if default else ""
+            if isinstance(default, dict):
+                shown = f" (default: {default['gpt']} for the GPT, {default['mamba']} for Mamba)"
+                default = default["gpt"]
+            kind = {"type": type(default), "metavar": METAVAR[type(default)]}
+            if isinstance(default, bool):
+                kind = {"action": "store_true"}
+            elif name in choices:
+                kind = {"choices": choices[name]}
+            flags.add_argument(f"--{name}", help=explanation + shown, **kind)
+    parser.error = refuse  # one sentence, without the list of flags
+    return vars(parser.parse_args(argv))
+
+
+def name_objective(given):
+    """Replace the short flags --teacherless, --multi and --reverse by the objective that they name.
+
+    Next-token prediction on reversed paths is the objective reverse, however it was asked for.
+    Returns: a new dict. Raises: ValueError when two objectives are asked for.
+    """
+    given = dict(given)
+    asked = [name for name in ("teacherless", "multi") if given.pop(name, False)]
+    if "objective" in given:
+        asked.append(given["objective"])
+    if given.get("reverse") and set(asked) <= {"next"}:
+        asked = ["reverse"]
+    if len(set(asked)) > 1:
+        raise ValueError(
+            f"{' and '.join(asked)} are two objectives; choose one (--reverse may go with either)"
+        )
+    if asked:
+        given["objective"] = asked[0]
+        given["reverse"] = given.get("reverse", False) or asked[0] == "reverse"
+    return given
+
+
+def check_settings(s):
+    """Raise a ValueError, one sentence with value and remedy, when the settings cannot hold."""
+    for name, value in vars(s).items():
+        if isinstance(value, int):  # --no_canon and the like are 0 or 1
+            least = 0 if name in MAY_BE_0 or isinstance(value, bool) else 1
+            bits = 64 if name == "seed" else 31
+            if value < least:
+                raise ValueError(f"--{name} is {value}; give {least} or more")
+            if value >= 2**bits:
+                raise ValueError(f"--{name} is {value}; give less than 2^{bits}")
+    if not 0 < s.lr < math.inf:
+        raise ValueError(f"--lr is {s.lr}; give a number above 0")
+    if not 0 <= s.decay <= 1:
+        raise ValueError(f"--decay is {s.decay}; give a share from 0 to 1")
+    data.check_sizes(s.deg, s.path_len, s.num_nodes)
+    if s.model == "gpt" and s.n_embd % s.n_head:
+        raise ValueError(
+            f"--n_embd {s.n_embd} cannot be shared out over --n_head {s.n_head} heads; give a"
+            " multiple of it"
+        )
+    if s.n_future > 1 and s.objective != "multi":
+        raise ValueError(
+            f"--n_future {s.n_future} needs --multi: the other objectives have one output head"
+        )
+    if s.n_future > s.path_len:
+        raise ValueError(
+            f"--n_future {s.n_future} is more than the {s.path_len} tokens of a path; give at most"
+            " that"
+        )
+    if s.only_difficult and s.objective == "multi":
+        raise ValueError(
+            "--only_difficult trains on a single token of the path, and --multi on several at each"
+            " place; leave one out"
+        )
+    if s.train_file and s.n_train:
+        raise ValueError(
+            f"--train_file {s.train_file} and --n_train {s.n_train} both say what to train on; give"
+            " one"
+        )
+    if s.eval_only and not s.resume:
+        raise ValueError(
+            "--eval_only needs --resume and the folder of the run whose checkpoint is to be"
+            " evaluated"
+        )
+    if s.scan == "triton" and s.device == "cpu":
+        raise ValueError("--scan triton needs a GPU, but --device is cpu; give --scan fast")
+    check_device(s.device)
+
+
+def settle(given, settings):
+    """Complete the flags that were given: from the checkpoint on --resume, else from the defaults.
+
+    Returns: s, a namespace of all settings; files, as from read_files; the checkpoint, or None.
+    Raises: ValueError, OSError, ImportError.
+    """
+    given = name_objective(given)
+    # --teacherless and --multi are kept as --objective; file_hashes are those of graph_files.py.
+    kept = defaults_for("gpt", settings).keys() - {"teacherless", "multi"} | {"file_hashes"}
+    if "resume" in given:
+        checkpoint = load_checkpoint(given["resume"], kept)
+        s, files = settle_resumed(given, checkpoint)
+    else:
+        checkpoint = None
+        decided = pretrained.settings_of(given) if given.get("init_from") else {}
+        defaults = defaults_for((decided | given).get("model", "gpt"), settings)
+        defaults = {name: default for name, default in defaults.items() if name in kept}
+        s = SimpleNamespace(**defaults | {"file_hashes": {}} | decided | given)
+        files = read_files(s, given)
+        s.n_test = s.n_test or 2000
+        s.n_future = s.n_future or (min(4, s.path_len) if s.objective == "multi" else 1)
+    if s.device == "auto":
+        s.device = "cuda" if torch.cuda.is_available() else "cpu"
+    check_settings(s)
+    return s, files, checkpoint
+
+
+def settle_resumed(given, checkpoint):
+    """The settings of a checkpoint with the few that may change. Returns and raises: as settle."""
+    before, evaluates = checkpoint["settings"], given.get("eval_only", False)
+    may_change = MAY_CHANGE_FOR_EVALUATION if evaluates else MAY_CHANGE_ON_RESUME
+    may_change += tuple(flag for flag in FILES if before[flag] and flag not in may_change)
+    for name, value in given.items():
+        if value != before[name] and name not in (*may_change, "resume", "eval_only"):
+            raise ValueError(
+                f"--{name} {value} cannot change on --resume: this run has"
+                f" {before[name] if before[name] != '' else 'none'}. Leave it out; what may change"
+                f" is {', '.join(f'--{name}' for name in may_change)}"
+            )
+    s = SimpleNamespace(**before | given)
+    s.file_hashes = dict(before["file_hashes"])
+    if evaluates and "test_file" in given:
+        s.file_hashes.pop("test_file", None)  # other graphs
+        s.n_test = given.get("n_test", 0)  # 0: all that the file has
+    sizes = {"deg": s.deg, "path_len": s.path_len}
+    files = read_files(s, sizes, ("test_file",) if evaluates else FILES)
+    if s.steps < checkpoint["step"]:
+        raise ValueError(
+            f"--steps is {s.steps}, but the run has come to step {checkpoint['step']}; give that or"
+            " more, or start a new run"
+        )
+    return s, files

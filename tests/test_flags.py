@@ -1,0 +1,134 @@
+"""The command line: what holds is run, and what cannot hold gets one sentence."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import train
+from helpers import DEFAULTS, HOME, TINY, files_of, lines, refusal, run
+from plumbing import flags as plumbing_flags
+from plumbing import graph_files
+
+
+@pytest.mark.parametrize("flags", [["--reverse"], ["--objective", "reverse"], ["--objective", "next", "--reverse"]])
+def test_next_token_prediction_on_reversed_paths_has_one_name(tmp_path, flags):
+    run(*flags, "--steps", 1, "--out_dir", tmp_path / "r")
+    config = json.loads((tmp_path / "r" / "config.json").read_text())
+    assert (config["objective"], config["reverse"]) == ("reverse", True)
+
+
+def test_help_names_every_flag_with_its_default(capsys):
+    with pytest.raises(SystemExit) as end:
+        train.main(["--help"])
+    assert end.value.code == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert shown.isascii()  # every terminal can show it
+    for name, default in DEFAULTS.items():
+        assert f"--{name}" in shown
+        other = plumbing_flags.defaults_for("mamba", train.SETTINGS)[name]
+        differs = f"(default: {default} for the GPT, {other} for Mamba)"
+        assert not default or f"(default: {default})" in shown or differs in shown
+
+
+@pytest.mark.parametrize(
+    "flags, sentence",
+    [
+        ("--num_nodes 6", "G(2,4) has 7 nodes, but --num_nodes is 6; give 7 or more"),
+        ("--path_len 1", "--path_len is 1"),
+        ("--deg 0", "--deg is 0"),
+        ("--n_embd 15", "--n_embd 15 cannot be shared out over --n_head 2 heads"),
+        ("--n_train 4", "--batch_size 8 is more than the 4 training graphs"),
+        ("--n_train -1", "--n_train is -1; give 0 or more"),
+        ("--n_test -1", "--n_test is -1; give 1 or more"),
+        ("--steps 0", "--steps is 0; give 1 or more"),
+        ("--batch_size 0", "--batch_size is 0"),
+        ("--eval_every 0", "--eval_every is 0"),
+        ("--n_layer -1", "--n_layer is -1"),
+        ("--n_head 0", "--n_head is 0"),
+        ("--seed -1", "--seed is -1"),
+        ("--warmup -1", "--warmup is -1"),
+        ("--threads -1", "--threads is -1"),
+        ("--lr 0", "--lr is 0.0"),
+        ("--lr nan", "--lr is nan"),
+        ("--decay -0.1", "--decay is -0.1; give a share from 0 to 1"),
+        ("--decay 1.1", "--decay is 1.1"),
+        ("--decay nan", "--decay is nan"),
+        ("--lr fast", "argument --lr: invalid float value: 'fast'"),
+        ("--steps many", "argument --steps: invalid int value: 'many'"),
+        ("--model rnn", "argument --model: invalid choice: 'rnn'"),
+        ("--objective magic", "argument --objective: invalid choice: 'magic'"),
+        ("--teacherless --multi", "teacherless and multi are two objectives"),
+        ("--objective next --teacherless", "teacherless and next are two objectives"),
+        ("--n_future 2", "--n_future 2 needs --multi"),
+        ("--multi --n_future -1", "--n_future is -1"),
+        ("--multi --n_future 5", "--n_future 5 is more than the 4 tokens of a path"),
+        ("--eval_only", "--eval_only needs --resume"),
+        ("--resume nowhere", "ckpt.pt does not exist"),
+        ("--train_file nowhere.txt", "nowhere.txt"),
+        ("--device cuda:77", "--device cuda:77 is not available here; give --device cpu"),
+        ("--device meta", "--device meta is not available here"),
+        ("--seed 18446744073709551616", "--seed is 18446744073709551616; give less than 2^64"),
+        ("--steps 3000000000", "--steps is 3000000000; give less than 2^31"),
+        ("--num_nodes 99999999999999999999", "--num_nodes is 99999999999999999999; give less than 2^31"),
+        ("--multi --only_difficult", "--only_difficult trains on a single token of the path, and --multi on several"),
+        ("--multi --reverse --only_difficult", "--only_difficult trains on a single token"),
+        ("--test_file .", "--test_file . is a folder"),
+        ("--device toaster", "--device toaster is not available here"),
+        ("--model mamba --scan triton", "--scan triton needs a GPU, but --device is cpu; give --scan fast"),
+        ("--dtype float16", "argument --dtype: invalid choice: 'float16'"),
+        ("--bogus", "unrecognized arguments: --bogus"),
+    ],
+)
+def test_flags_that_cannot_hold_get_one_sentence(tmp_path, monkeypatch, capsys, flags, sentence):
+    monkeypatch.chdir(tmp_path)
+    assert sentence in refusal(capsys, *flags.split())
+    assert not os.listdir(tmp_path)  # and nothing is left behind
+
+
+def test_what_cannot_change_on_resume_is_refused_by_name(tmp_path, capsys):
+    run("--steps", 1, "--out_dir", tmp_path / "r")
+    for name, value in dict(deg=3, seed=2, lr=0.5, batch_size=4, model="mamba", objective="reverse", n_embd=32).items():
+        message = refusal(capsys, "--resume", tmp_path / "r", f"--{name}", value, tiny=[])
+        assert f"--{name} {value} cannot change on --resume" in message and "--steps, --eval_every" in message
+
+
+def test_a_run_cannot_be_resumed_to_a_step_behind_it(tmp_path, capsys):
+    run("--steps", 4, "--out_dir", tmp_path / "r")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "r").iterdir()}
+    message = refusal(capsys, "--resume", tmp_path / "r", "--steps", 3, tiny=[])
+    assert "--steps is 3, but the run has come to step 4; give that or more" in message
+    assert {path.name: path.read_bytes() for path in (tmp_path / "r").iterdir()} == before
+    run("--resume", tmp_path / "r", "--steps", 4, tiny=[])
+    assert [r["step"] for r in lines(tmp_path / "r")] == [0, 4]
+
+
+def test_memory_that_does_not_suffice_is_one_sentence(capsys, monkeypatch):
+    for fault in (MemoryError(), torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("can't allocate memory: you")):
+        monkeypatch.setattr(graph_files, "test_graphs", lambda *_: (_ for _ in ()).throw(fault))
+        assert "there is not enough memory; give a smaller --batch_size" in refusal(capsys, "--steps", 1)
+    monkeypatch.setattr(graph_files, "test_graphs", lambda *_: (_ for _ in ()).throw(RuntimeError("a fault of ours")))
+    with pytest.raises(RuntimeError, match="a fault of ours"):
+        run("--steps", 1)
+
+
+@pytest.mark.slow
+def test_compiling_without_a_compiler_is_one_sentence_and_leaves_no_folder(tmp_path):
+    environment = os.environ | {"CXX": str(tmp_path / "no-such-compiler"), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "c")}
+    command = [sys.executable, HOME / "train.py", *TINY, "--steps", "1", "--compile", "--out_dir", tmp_path / "r"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
+    assert "torch.compile failed" in done.stderr and "leave --compile out" in done.stderr
+    assert not (tmp_path / "r").exists()
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp437"])
+def test_a_terminal_that_lacks_a_letter_gets_its_number(tmp_path, encoding):
+    environment = os.environ | {"PYTHONIOENCODING": encoding, "PYTHONUTF8": "0"}
+    command = [sys.executable, HOME / "train.py", *TINY, "--steps", "1", "--out_dir", str(tmp_path / "Übung 学 1")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, encoding=encoding)
+    assert done.returncode == 0 and not done.stderr, done.stderr
+    assert "\\u5b66 1" in done.stdout and lines(tmp_path / "Übung 学 1")[-1]["step"] == 1
