@@ -189,7 +189,7 @@ class GPT(nn.Module):
     def trunk(self, tokens, cache=None):
         """All blocks but the last: what the output heads share.
 
-        Arguments: tokens (B, T), int64; cache, from new_cache, holds what came before and takes these tokens in.
+        Arguments: tokens (B, T), int64; cache, from new_cache, which holds what came before.
         Returns: (B, T, C), float.
         Raises: ValueError when the sequence does not fit into block_size.
         """
@@ -206,8 +206,8 @@ class GPT(nn.Module):
     def head(self, x, k=0, num_logits=None, cache=None):
         """Output head k + 1, which predicts the token k + 1 ahead: one block, then the shared unembedding.
 
-        Arguments: x (B, T, C), from trunk; num_logits, how many of the last positions are asked for (None: all);
-            cache, from new_cache; each head has its own part in it, and must take in every token or none.
+        Arguments: x (B, T, C), from trunk; num_logits, how many of the last positions are asked for
+            (None: all); cache, from new_cache, in which each head has its own part.
         Returns: logits (B, num_logits, V), float.
         """
         block = self.future[k - 1] if k > 0 else self.h[-1]
@@ -215,9 +215,10 @@ class GPT(nn.Module):
         return self.lm_head(self.ln_f(x))
 
     def forward(self, tokens, num_logits=None, cache=None):
-        """Next-token logits. tokens (B, T), int64 -> (B, num_logits, V), float, at the last positions (None: all)."""
+        """Next-token logits: tokens (B, T), int64 -> (B, num_logits, V), at the last positions."""
         return self.head(self.trunk(tokens, cache), 0, num_logits, cache)
 
     def new_cache(self, batch_size, max_tokens):
-        """An empty cache for decoding: one Cache a block, for up to `max_tokens` tokens."""
-        return [Cache(batch_size, max_tokens, self.config, like=self.wte.weight) for _ in (*self.h, *self.future)]
+        """An empty cache for decoding: one Cache a block, for up to max_tokens tokens."""
+        blocks = (*self.h, *self.future)
+        return [Cache(batch_size, max_tokens, self.config, like=self.wte.weight) for _ in blocks]

@@ -51,9 +51,16 @@ def find_runs(paths):
     is_run = lambda folder: (folder / "log.jsonl").exists() or (folder / "config.json").exists()
     runs = []
     for path in map(Path, paths):
-        if not path.exists():
+        try:
+            there = path.exists()
+        except OSError:  # such as a name that is too long
+            there = False
+        if not there:
             raise ValueError(f"{path} does not exist; give the folder of a run, or train one with: python train.py")
         if path.is_dir():
+            if not any(path.iterdir()):  # a run may be about to begin there
+                say(f"{path} is empty and is skipped")
+                continue
             inside = [path] if is_run(path) else list(filter(is_run, sorted(path.iterdir())))
             if not inside and not any(path.glob("*.png")):  # a folder of pictures may lie among the runs
                 raise ValueError(f"{path} holds no log.jsonl, nor do its folders; give a folder that train.py wrote")
@@ -110,7 +117,7 @@ def is_evaluation(record, path_len):
     try:
         numbers = [record[name] for name in ("step", "seconds", "accuracy", "difficult")] + record["forced_accuracy"]
         numbers.append(record.get("cheat_rate", 0))
-        return len(record["forced_accuracy"]) == path_len and all(map(math.isfinite, numbers))
+        return len(record["forced_accuracy"]) == path_len and all(0 <= x < 1e12 for x in numbers)
     except (KeyError, TypeError, AttributeError, OverflowError):
         return False
 
@@ -490,13 +497,23 @@ def main(argv=None):
         refuse(f"--graph {args.graph} is no graph; give deg,path_len,num_nodes, like 2,5,50")
     try:
         # Not every shell expands runs/*; a name that is there may hold brackets.
-        named = [name for n in args.folders for name in ([n] if os.path.exists(n) else sorted(glob.glob(n)) or [n])]
+        named = []
+        for name in args.folders:
+            named += [name] if os.path.lexists(name) else sorted(glob.glob(name)) or [name]
         folders = named or [path.parent for path in sorted(Path("results").glob("*/config.json"))]
         if not folders:
             say("results/ holds no run, so only picture 1 is drawn; train one with: python train.py")
         draw(find_runs(folders) if folders else [], graph, args.out)
+        sys.stdout.flush()
+    except BrokenPipeError:  # `| head` has read enough
+        sys.stdout = open(os.devnull, "w")  # Python would flush the broken one at its end
+        refuse("standard output was closed before the end")
     except ValueError as fault:
         refuse(str(fault))
+    except OSError as fault:
+        refuse(f"{fault.filename or 'standard output'}: {fault.strerror}")
+    except KeyboardInterrupt:
+        sys.exit("\nplot.py: stopped")
 
 
 def refuse(message):

@@ -34,7 +34,7 @@ from plumbing import flags, graph_files, pretrained, processes, run_folder
 SETTINGS = {
     "the task": dict(
         deg=(2, "arms that leave the start node"),
-        path_len=(5, "nodes of an arm, counted with the start"),
+        path_len=({"gpt": 5, "mamba": 4}, "nodes of an arm, counted with the start"),
         num_nodes=(50, "node labels to draw from"),
         n_train=(0, "graphs in a fixed training set (the paper: 200000); 0: fresh ones at each step"),
         n_test=(0, "unseen graphs to evaluate on; 0: 2000, or all that --test_file has"),
@@ -57,6 +57,7 @@ SETTINGS = {
         n_embd=(64, "channels"),
         no_canon=(False, "the GPT without its Canon layers, as in GPT-2"),
         no_qk_norm=(False, "the GPT without the norm of queries and keys, as in GPT-2"),
+        no_mimetic=(False, "Mamba as upstream: random initial values, a convolution of width 4"),
         init_from=("", "start from published weights: gpt2, gpt2-large, mamba-130m and others, or a"
                        " folder that has them; sets the sizes, takes out Canon and QK-norm, and"
                        " unless they are given sets --optimizer adamw --lr 1e-4"),
@@ -64,11 +65,11 @@ SETTINGS = {
     ),
     "the optimiser": dict(
         optimizer=("muon", "muon: Muon for the blocks' matrices, AdamW for the rest; adamw: AdamW"),
-        lr=({"gpt": 4e-3, "mamba": 4e-3}, "AdamW's learning rate; Muon's is ten times that"),
+        lr=({"gpt": 2e-3, "mamba": 2e-3}, "AdamW's learning rate; Muon's is ten times that"),
         batch_size=(256, "graphs a step"),
-        steps=({"gpt": 1000, "mamba": 1000}, "steps"),
+        steps=({"gpt": 800, "mamba": 600}, "steps"),
         warmup=(10, "steps over which the learning rate rises"),
-        decay=({"gpt": 0.5, "mamba": 0.5}, "share of the steps, the last ones, over which the"
+        decay=({"gpt": 0.4, "mamba": 0.6}, "share of the steps, the last ones, over which the"
                                            " learning rate falls to 0; 0: it stays"),
     ),
     "the run": dict(
@@ -123,7 +124,9 @@ def make_model(s):
     torch.manual_seed(s.seed)
     V = data.vocab_size(s.num_nodes)
     if s.model == "mamba":
-        return Mamba(MambaConfig(V, s.n_layer, s.n_embd, n_future=s.n_future, scan=s.scan))
+        start = dict(mimetic=not s.no_mimetic, d_conv=4 if s.no_mimetic else 2)
+        sizes = V, s.n_layer, s.n_embd
+        return Mamba(MambaConfig(*sizes, **start, n_future=s.n_future, scan=s.scan))
     T = data.prefix_length(s.deg, s.path_len) + s.path_len - 1
     parts = dict(n_future=s.n_future, canon=not s.no_canon, qk_norm=not s.no_qk_norm)
     return GPT(GPTConfig(V, T, s.n_layer, s.n_head, s.n_embd, **parts))
@@ -131,17 +134,17 @@ def make_model(s):
 
 def make_optimizers(model, s):
     """Muon for the matrices inside the blocks and AdamW for the rest, or AdamW for all: a list."""
-    stacked, single, rest = [], [], []
+    rest, pieces = [], {1: [], 2: [], 3: []}
     for name, p in model.named_parameters():
         in_block = name.split(".")[0] in ("h", "layers", "future")
         if s.optimizer == "adamw" or not in_block or p.ndim != 2 or name.endswith("A_log"):
             rest.append(p)
-        else:
-            (stacked if "c_attn" in name else single).append(p)
+        else:  # c_attn stacks the matrices of queries, keys and values, in_proj those of x and z
+            pieces[3 if "c_attn" in name else 2 if "in_proj" in name else 1].append(p)
     optimizers = [torch.optim.AdamW(rest, s.lr, betas=(0.9, 0.95), weight_decay=0.0)]
-    if stacked or single:  # c_attn stacks three matrices: queries', keys' and values'
-        groups = [{"params": stacked, "pieces": 3}, {"params": single, "pieces": 1}]
-        optimizers.append(Muon([group for group in groups if group["params"]], lr=10 * s.lr))
+    if s.optimizer == "muon":
+        groups = [{"params": params, "pieces": n} for n, params in pieces.items() if params]
+        optimizers.append(Muon(groups, lr=10 * s.lr))
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["full_lr"] = group["lr"]
@@ -253,10 +256,11 @@ def train_from(s, files, checkpoint):
     test = processes.share_of(test, s.device)
     if processes.this_process()[0] > 0:  # only the first process writes
         return train(s, None, test, fixed, forbidden, checkpoint)
-    peak = max(schedule(step, s) for step in range(min(s.steps, s.warmup + 1)))
-    if peak < 1:
-        print(f"--warmup {s.warmup} is long for --steps {s.steps}: the learning rate rises to"
-              f" {peak:.0%} of --lr alone")
+    if s.warmup > (1 - s.decay) * s.steps:  # the rate falls before it has risen: where do they meet?
+        falls = max(1, s.decay * s.steps)
+        step = (s.steps * (s.warmup + 1) - falls) / (s.warmup + 1 + falls)
+        print(f"--warmup {s.warmup} is long for --steps {s.steps}: the learning rate rises to about"
+              f" {schedule(step, s):.0%} of --lr")
     folder = Path(s.resume) if checkpoint else run_folder.new_folder(s)
     with run_folder.hold(folder):
         if checkpoint:
@@ -273,7 +277,9 @@ def evaluate_checkpoint(s, files, checkpoint):
     """
     test, trained = graph_files.test_graphs(s, files), SimpleNamespace(**checkpoint["settings"])
     if (s.n_test, s.test_file) != (trained.n_test, trained.test_file):
-        trained.train_file = s.train_file  # which may have moved
+        trained.train_file = s.train_file  # which may have moved, and so may the run's test file
+        if s.test_file and s.file_hashes == trained.file_hashes:
+            trained.test_file = s.test_file
         files = graph_files.read_files(trained, {})
         own_test = graph_files.test_graphs(trained, files)
         fixed, forbidden = graph_files.training_graphs(trained, files, own_test)
@@ -289,7 +295,7 @@ def evaluate_checkpoint(s, files, checkpoint):
 
 def main(argv=None):
     """The command line: train, resume or evaluate. Bad input: one sentence and exit status 2."""
-    flags.print_any_letter()
+    flags.make_output_safe()
     given = flags.parse_command_line(argv, __doc__, SETTINGS, CHOICES)
     with flags.one_sentence_for_faults(given):
         s, files, checkpoint = flags.settle(given, SETTINGS)

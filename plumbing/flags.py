@@ -6,7 +6,7 @@ default that differs between the models is a dict {model: value}.
 
 import argparse
 import contextlib
-import math
+import os
 import sys
 from types import SimpleNamespace
 
@@ -25,38 +25,44 @@ MAY_BE_0 = ("n_train", "warmup", "seed", "threads")
 METAVAR = {bool: None, int: "N", float: "X", str: "NAME"}
 
 
-def print_any_letter():
-    """Print the number of a letter that the terminal's encoding lacks, in place of failing."""
+def make_output_safe():
+    """Let printing never fail: not for a letter that the terminal lacks, nor without any output."""
+    if sys.stdout is None:  # the shell's >&-
+        sys.stdout = open(os.devnull, "w")
     if hasattr(sys.stdout, "reconfigure"):  # a notebook's cannot, and need not
         sys.stdout.reconfigure(errors="backslashreplace")
 
 
-def refuse(message):
+def refuse(message, program="train.py"):
     """Say in one sentence what cannot be done, and end with exit status 2."""
-    print(f"train.py: {message}", file=sys.stderr)
+    if os.environ.get("LOCAL_RANK", "0") == "0":  # torchrun's other processes say the same
+        print(f"{program}: {message}", file=sys.stderr)
     sys.exit(2)
 
 
 @contextlib.contextmanager
-def one_sentence_for_faults(given):
+def one_sentence_for_faults(given=(), program="train.py"):
     """Run the body; end the program with one sentence for a fault that the user can mend."""
     try:
         yield
+        sys.stdout.flush()
+    except BrokenPipeError:  # `| head` has read enough
+        sys.stdout = open(os.devnull, "w")  # Python would flush the broken one at its end
+        refuse("standard output was closed before the end", program)
     except (ValueError, ImportError, FloatingPointError) as fault:
-        refuse(fault)
+        refuse(fault, program)
     except OSError as fault:
-        refuse(f"{fault.filename}: {fault.strerror}" if fault.filename else fault)
+        refuse(f"{fault.filename}: {fault.strerror}" if fault.filename else fault, program)
     except (MemoryError, RuntimeError) as fault:
         text, origin = str(fault), type(fault).__module__
         if isinstance(fault, (MemoryError, torch.OutOfMemoryError)) or "allocate memory" in text:
-            refuse("there is not enough memory; give a smaller --batch_size, --n_test or model")
-        if given.get("compile") and origin.startswith(("torch._dynamo", "torch._inductor")):
-            refuse(f"torch.compile failed ({text.splitlines()[0]}); leave --compile out")
+            smaller = "--batch_size, --n_test, --n_train or model"
+            refuse(f"there is not enough memory; give a smaller {smaller}", program)
+        if "compile" in given and origin.startswith(("torch._dynamo", "torch._inductor")):
+            refuse(f"torch.compile failed ({text.splitlines()[0]}); leave --compile out", program)
         raise
     except KeyboardInterrupt:
-        sys.exit(
-            "\ntrain.py: stopped at once; --resume goes on from the last checkpoint, if there is one"
-        )
+        sys.exit(f"\n{program}: stopped at once; a run goes on from its last checkpoint, if any")
 
 
 def defaults_for(model, settings):
@@ -122,13 +128,13 @@ def check_settings(s):
     for name, value in vars(s).items():
         if isinstance(value, int):  # --no_canon and the like are 0 or 1
             least = 0 if name in MAY_BE_0 or isinstance(value, bool) else 1
-            bits = 64 if name == "seed" else 31
+            bits = {"seed": 64, "threads": 10}.get(name, 31)
             if value < least:
                 raise ValueError(f"--{name} is {value}; give {least} or more")
             if value >= 2**bits:
                 raise ValueError(f"--{name} is {value}; give less than 2^{bits}")
-    if not 0 < s.lr < math.inf:
-        raise ValueError(f"--lr is {s.lr}; give a number above 0")
+    if not 0 < s.lr <= 1000:
+        raise ValueError(f"--lr is {s.lr}; give a number above 0, at most 1000")
     if not 0 <= s.decay <= 1:
         raise ValueError(f"--decay is {s.decay}; give a share from 0 to 1")
     data.check_sizes(s.deg, s.path_len, s.num_nodes)
@@ -174,9 +180,11 @@ def settle(given, settings):
     """
     given = name_objective(given)
     # --teacherless and --multi are kept as --objective; file_hashes are those of graph_files.py.
-    kept = defaults_for("gpt", settings).keys() - {"teacherless", "multi"} | {"file_hashes"}
+    kept = defaults_for("gpt", settings) | {"file_hashes": {}}
+    del kept["teacherless"], kept["multi"]
     if "resume" in given:
-        checkpoint = load_checkpoint(given["resume"], kept)
+        types = {name: type(default) for name, default in kept.items()}
+        checkpoint = load_checkpoint(given["resume"], types)
         s, files = settle_resumed(given, checkpoint)
     else:
         checkpoint = None
@@ -199,15 +207,17 @@ def settle_resumed(given, checkpoint):
     may_change = MAY_CHANGE_FOR_EVALUATION if evaluates else MAY_CHANGE_ON_RESUME
     may_change += tuple(flag for flag in FILES if before[flag] and flag not in may_change)
     for name, value in given.items():
+        if name == "reverse" and not value:  # --teacherless alone says nothing of --reverse
+            continue
         if value != before[name] and name not in (*may_change, "resume", "eval_only"):
             raise ValueError(
                 f"--{name} {value} cannot change on --resume: this run has"
                 f" {before[name] if before[name] != '' else 'none'}. Leave it out; what may change"
                 f" is {', '.join(f'--{name}' for name in may_change)}"
             )
-    s = SimpleNamespace(**before | given)
+    s = SimpleNamespace(**before | given | {"reverse": before["reverse"]})
     s.file_hashes = dict(before["file_hashes"])
-    if evaluates and "test_file" in given:
+    if evaluates and given.get("test_file"):
         s.file_hashes.pop("test_file", None)  # other graphs
         s.n_test = given.get("n_test", 0)  # 0: all that the file has
     sizes = {"deg": s.deg, "path_len": s.path_len}

@@ -7,6 +7,7 @@ A file has one graph a line, 3,5|7,9|5,2|3,7/3,9=3,7,9, the form of the paper's 
 import array
 import functools
 import hashlib
+import io
 import os
 import re
 
@@ -38,13 +39,13 @@ def read_graphs(file_name, num_nodes):
         line and fault; for a line of another shape than the first; for a file without graphs, and
         for one in UTF-16. OSError when the file cannot be opened.
     """
-    with open(file_name, "rb") as file:
-        if file.read(2) in (b"\xff\xfe", b"\xfe\xff"):
-            raise ValueError(f"{file_name} is text in UTF-16; save it as UTF-8 or ASCII")
     # One flat array of 4-byte numbers: a list of Python integers would take ten times the memory.
     numbers, shape, count, line_number = array.array("i"), None, 0, 0
-    # "utf-8-sig" drops a byte order mark.
-    with open(file_name, encoding="utf-8-sig", errors="replace") as file:
+    with open(file_name, "rb") as raw:  # opened once, for it may be a pipe
+        if raw.peek(2)[:2] in (b"\xff\xfe", b"\xfe\xff"):
+            raise ValueError(f"{file_name} is text in UTF-16; save it as UTF-8 or ASCII")
+        # "utf-8-sig" drops a byte order mark.
+        file = io.TextIOWrapper(raw, encoding="utf-8-sig", errors="replace")
         while line := file.readline(LONGEST_LINE):
             line_number += 1
             if line.isspace():
@@ -92,7 +93,9 @@ def parse_graph(line, num_nodes):
     edges, (start, goal), path = parts
     largest = max(*edges, *path, start, goal)
     if largest >= num_nodes:
-        raise ValueError(f"label {largest} is out of range: --num_nodes is {num_nodes}")
+        raise ValueError(
+            f"label {largest} is out of range: --num_nodes is {num_nodes}; give {largest + 1} or more"
+        )
 
     parents, children = edges[0::2], edges[1::2]
     first = [child for parent, child in zip(parents, children) if parent == start]  # one an arm
@@ -150,15 +153,16 @@ def read_files(s, given, flags=FILES):
             files[flag] = read_graphs(name, s.num_nodes)
         except FileNotFoundError:
             raise ValueError(
-                f"--{flag} {name} does not exist; give the file's place by --{flag}"
+                f"--{flag} {name} does not exist; give the place of the file with these graphs by"
+                f" --{flag}"
             ) from None
         except IsADirectoryError:
             raise ValueError(f"--{flag} {name} is a folder; give a text file of graphs") from None
         for size, value in zip(("deg", "path_len"), data.graph_shape(*files[flag])):
             if given.setdefault(size, value) != value:
                 raise ValueError(
-                    f"--{size} is {given[size]}, but in {name} it is {value}; leave the flag out or"
-                    " give another file"
+                    f"--{size} is {given[size]}, but in {name} it is {value}; give another file, or"
+                    " another value for a new run"
                 )
             setattr(s, size, value)
         digest = fingerprint(*files[flag])
@@ -219,6 +223,10 @@ def training_graphs(s, files, test):
     elif s.n_train:
         shape, generator = (s.deg, s.path_len, s.num_nodes), generator_for(s.seed, FIXED)
         fixed = data.sample_new_graphs(s.n_train, *shape, generator, forbidden)
+    if fixed and len(fixed[0]) == 0:
+        raise ValueError(
+            f"all graphs of --train_file {s.train_file} are test graphs; give a file with others"
+        )
     if fixed and s.batch_size > len(fixed[0]):
         raise ValueError(
             f"--batch_size {s.batch_size} is more than the {len(fixed[0])} training graphs; give a"

@@ -53,7 +53,7 @@ def read_config(folder):
         config = json.loads(path.read_text(encoding="utf-8"))
     except OSError:
         raise ValueError(f"{path} is missing; a published model is a folder with config.json and its weights") from None
-    except ValueError:
+    except (ValueError, RecursionError):
         config = None
     if not isinstance(config, dict):
         raise ValueError(f"{path} is damaged: it is not a JSON object; fetch it again")
@@ -214,7 +214,7 @@ def load_mamba(name_or_dir):
     rank = c.get("time_step_rank", c.get("dt_rank"))
     rank = rank if isinstance(rank, int) else None  # "auto"
     expand = c.get("expand", 2)
-    model = Mamba(MambaConfig(V, n_layer, C, d_state=states, d_conv=width, expand=expand, dt_rank=rank))
+    model = Mamba(MambaConfig(V, n_layer, C, d_state=states, d_conv=width, expand=expand, dt_rank=rank, mimetic=False))
     tensors = {}
     for name, p in read_tensors(folder).items():
         tensors[name.removeprefix("backbone.").replace("embeddings.", "embedding.")] = p
@@ -252,7 +252,7 @@ def settings_of(given):
     folder = find_folder(given["init_from"])
     config = read_config(folder)
     decided = {"model": "gpt" if config.get("model_type") == "gpt2" else "mamba"}
-    decided |= {"no_canon": True, "no_qk_norm": True}
+    decided |= {"no_canon": True, "no_qk_norm": True, "no_mimetic": True}
     named = {"n_layer": ("n_layer", "num_hidden_layers"), "n_embd": ("n_embd", "hidden_size", "d_model")}
     if decided["model"] == "gpt":
         named["n_head"] = ("n_head",)
@@ -272,7 +272,14 @@ def start_from(model, name_or_dir):
     graph. Raises: ValueError, ImportError.
     """
     load = load_gpt2 if isinstance(model, GPT) else load_mamba
-    published = load(name_or_dir).state_dict()
+    try:
+        published = load(name_or_dir).state_dict()
+    except (TypeError, AttributeError, ZeroDivisionError, RuntimeError) as fault:
+        reason = (str(fault).splitlines() or [type(fault).__name__])[0]
+        raise ValueError(
+            f"--init_from {name_or_dir}: config.json and the weights make no model ({reason}); fetch"
+            " them again"
+        ) from None
     with torch.no_grad():
         for name, p in model.state_dict().items():
             if name.startswith("future"):

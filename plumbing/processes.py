@@ -102,5 +102,5 @@ def check_device(device):
     """Raise a ValueError when the device is not available."""
     try:
         torch.zeros(1, device=device).item()  # the device "meta" can hold a number, not return it
-    except (RuntimeError, AssertionError):
+    except (RuntimeError, AssertionError, ImportError, AttributeError):
         raise ValueError(f"--device {device} is not available here; give --device cpu") from None

@@ -96,10 +96,10 @@ class Run:
             f"   {step * s.batch_size / self.seconds():5.0f} graphs/s"
             f"   {left // 60}:{left % 60:02} left"
         )
-        if on_terminal and step < s.steps:  # a line that wraps could not be rewritten
-            print(line[: shutil.get_terminal_size().columns - 1], end="\r", flush=True)
-        else:
-            print(line, flush=True)
+        if on_terminal:  # cover the line before, and do not wrap: that could not be rewritten
+            width = shutil.get_terminal_size().columns - 1
+            line = line.ljust(width) if step == s.steps else line[:width].ljust(width)
+        print(line, end="\r" if on_terminal and step < s.steps else "\n", flush=True)
 
 
 def conclude(record, folder, s):
@@ -139,10 +139,11 @@ def run_name(s):
 
 
 def quote(path):
-    """A path as it can be pasted into a shell."""
+    """A path as it can be pasted into a shell, as one word that is no flag."""
+    path = f"./{path}" if str(path).startswith("-") else str(path)
     if os.name == "posix":
-        return shlex.quote(str(path))
-    return f'"{path}"' if " " in str(path) else str(path)
+        return shlex.quote(path)
+    return f'"{path}"' if " " in path else path
 
 
 # ------------------------------------------------------------------------------------------------
@@ -158,10 +159,15 @@ def new_folder(s):
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if s.out_dir:
-            if (folder / "log.jsonl").exists():
+            if (folder / "ckpt.pt").exists():
                 raise ValueError(
                     f"--out_dir {folder} holds a run already; give another folder, or go on with it"
                     f" by --resume {quote(folder)}"
+                )
+            if (folder / "log.jsonl").exists() or (folder / "config.json").exists():
+                raise ValueError(
+                    f"--out_dir {folder} holds a log.jsonl or a config.json, which would be lost;"
+                    " give another folder"
                 )
             return folder
         graph = f"deg_{s.deg}_path_{s.path_len}_nodes_{s.num_nodes}"
@@ -183,8 +189,8 @@ def new_folder(s):
 def hold(folder):
     """Hold a run's folder while the body runs, so that no second process writes into it.
 
-    The operating system releases it when the process ends, however it ends. A folder that is still
-    empty then, because the run never came to an evaluation, is removed. (Windows has no such lock.)
+    The operating system releases it when the process ends, however it ends. (Windows has no such
+    lock.) A folder that is still empty then, since the run came to no evaluation, is removed.
     Raises: ValueError when another process holds the folder.
     """
     handle = None
@@ -202,8 +208,8 @@ def hold(folder):
     finally:
         if handle is not None:
             os.close(handle)
-        if not any(folder.iterdir()):
-            folder.rmdir()
+        with contextlib.suppress(OSError):
+            folder.rmdir()  # which removes empty folders only
 
 
 # ------------------------------------------------------------------------------------------------
@@ -219,7 +225,8 @@ def write_whole(path, write):
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except (OSError, RuntimeError) as fault:  # torch.save raises RuntimeError when the disk is full
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
         raise OSError(
             f"{path} could not be written ({str(fault).splitlines()[0]});"
             " what was there before is whole"
@@ -252,13 +259,11 @@ def append_line(path, record):
 def keep_lines_before(step, path):
     """Drop the log's lines from `step` on, which a resumed run writes again, and broken ones."""
     kept = []
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
-    for line in lines:
-        try:
+    text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+    for line in text.splitlines(keepends=True):
+        with contextlib.suppress(ValueError, TypeError, KeyError, RecursionError):
             if json.loads(line)["step"] < step:
                 kept.append(line)
-        except (ValueError, TypeError, KeyError):
-            continue
     write_whole(path, lambda temporary: temporary.write_text("".join(kept), encoding="utf-8"))
 
 
@@ -276,13 +281,18 @@ def save_checkpoint(folder, step, loss, seconds, model, optimizers, s):
         "model": model.state_dict(),
         "optimizers": [optimizer.state_dict() for optimizer in optimizers],
     }
-    write_whole(folder / "ckpt.pt", lambda temporary: torch.save(checkpoint, temporary))
+
+    def write(temporary):
+        with open(temporary, "wb") as file:  # a full disk then has its own name in the message
+            torch.save(checkpoint, file)
+
+    write_whole(folder / "ckpt.pt", write)
 
 
-def load_checkpoint(folder, names):
+def load_checkpoint(folder, types):
     """Read ckpt.pt, executing nothing.
 
-    Arguments: names, of the settings that it must have. Returns: a dict, as saved.
+    Arguments: types, {name: type} of the settings that it must have. Returns: a dict, as saved.
     Raises: ValueError when it is missing, damaged or of another version.
     """
     path = Path(folder, "ckpt.pt")
@@ -294,7 +304,9 @@ def load_checkpoint(folder, names):
         with zipfile.ZipFile(path) as archive:
             whole = archive.testzip() is None  # torch.load does not compare checksums
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        if whole and checkpoint["settings"].keys() == names:
+        settings, step, seconds = (checkpoint[key] for key in ("settings", "step", "seconds"))
+        numbers = isinstance(step, int) and isinstance(seconds, float)
+        if whole and numbers and {name: type(settings[name]) for name in settings} == types:
             return checkpoint
     except Exception:  # a damaged file can make torch.load raise nearly anything
         pass

@@ -15,6 +15,7 @@ HOME = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(HOME))
 
 from plot import MODELS, OBJECTIVES, find_runs, median  # noqa: E402
+from plumbing.run_folder import write_whole  # noqa: E402
 
 RUNS, BENCH = "results/table.py", "results/table.py, bench"  # what the marks name
 COLUMNS = ["model", "graph", "labels", "objective", "seeds", "graphs seen", "minutes", "exact match", "first step"]
@@ -83,19 +84,29 @@ def bench_table(path):
 
 
 def put_into(path, name, text):
-    """Replace what stands between the marks of that name in a file."""
+    """Replace what stands between the marks of that name in a file. Raises: ValueError, OSError."""
     begin, end = f"<!-- {name} begins -->", f"<!-- {name} ends -->"
-    before, _, rest = path.read_text(encoding="utf-8").partition(begin)
-    _, _, after = rest.partition(end)
-    path.write_text(f"{before}{begin}\n{text}\n{end}{after}", encoding="utf-8")
+    page = path.read_text(encoding="utf-8")
+    if not 0 <= page.find(begin) < page.find(end):
+        raise ValueError(f"{path} lacks the marks {begin} and {end}; put them back")
+    page = f"{page[:page.find(begin)]}{begin}\n{text}\n{page[page.find(end):]}"
+    write_whole(path, lambda temporary: temporary.write_text(page, encoding="utf-8"))
+
+
+def main():
+    if not set(sys.argv[1:]) <= {"--write"}:
+        raise ValueError("give --write, or nothing")
+    results = HOME / "results"
+    runs, bench = table(find_runs([results])), bench_table(results / "bench.jsonl")
+    if "--write" in sys.argv:
+        put_into(results / "README.md", RUNS, runs)
+        put_into(results / "README.md", BENCH, bench)
+    else:
+        print(f"{runs}\n\n{bench}")
 
 
 if __name__ == "__main__":
-    results = HOME / "results"
-    runs, bench = table(find_runs([results, results / "other_lengths"])), bench_table(results / "bench.jsonl")
-    if "--write" in sys.argv:
-        put_into(HOME / "README.md", RUNS, runs)
-        put_into(HOME / "results" / "README.md", RUNS, runs)
-        put_into(HOME / "results" / "README.md", BENCH, bench)
-    else:
-        print(f"{runs}\n\n{bench}")
+    try:
+        main()
+    except (ValueError, KeyError, OSError) as fault:
+        sys.exit(f"table.py: {fault}")

@@ -47,7 +47,7 @@ def test_every_grader_fails_on_the_blank_and_says_which_exercise(tmp_path):
 def test_signatures_and_docstrings_stay_and_bodies_go(tmp_path):
     blank.main([str(tmp_path / "some"), "2", "5"])
     blank.main([str(tmp_path / "all")])
-    for name in ("data.py", "model_gpt.py", "model_mamba.py", "evaluate.py", "train.py", "solutions.py"):
+    for name in ("data.py", "model_gpt.py", "model_mamba.py", "scan.py", "evaluate.py", "train.py", "solutions.py"):
         ours = (GRADERS if name == "solutions.py" else HOME) / name
         before = ours.read_bytes().split(b"\n")
         for folder, exercises in (("some", {2, 5}), ("all", set(range(11)))):
@@ -108,7 +108,7 @@ right_9 = masked_layout
 masked_layout = lambda prefix, path, num_nodes, share, generator: right_9(
     prefix, path, num_nodes, float(torch.rand(1, generator=generator) < share), generator)
 """),
-        ("model_mamba.py", "test_4_scan", """# the gradients of B and C change places
+        ("scan.py", "test_4_scan", """# the gradients of B and C change places
 right = FastScan.backward
 FastScan.backward = staticmethod(lambda *given: [right(*given)[i] for i in (0, 1, 2, 4, 3, 5, 6)])
 """),

@@ -1,15 +1,19 @@
 """bench.py: every row runs on tiny sizes, the peers do the same work as ours, and the ratios add up."""
 
 import json
+import sys
 
 import pytest
 import torch
 
-import bench
 import data
 import evaluate
 import train
+from helpers import HOME, settings
 from model_gpt import GPT, GPTConfig
+
+sys.path.insert(0, str(HOME / "results"))
+import bench  # noqa: E402
 
 TINY_RUN = ("--n_layer 2 --n_head 2 --n_embd 16 --path_len 4 --num_nodes 12 --n_test 60 --batch_size 8 --threads 1"
             " --device cpu --steps 1").split()
@@ -93,7 +97,7 @@ def test_decoding_without_a_cache_writes_the_same():
 
 def test_pytorch_optimizers_share_the_parameters_out_as_ours():
     _, model = plain_and_ours()
-    s = dict(optimizer="muon", lr=1e-3)
+    s = settings(optimizer="muon", lr=1e-3)
     for ours, theirs in zip(train.make_optimizers(model, s), bench.pytorch_optimizers(model, s), strict=True):
         ids = [{id(p) for group in o.param_groups for p in group["params"]} for o in (ours, theirs)]
         assert ids[0] == ids[1] and ours.param_groups[0]["lr"] == theirs.param_groups[0]["lr"]
@@ -161,7 +165,7 @@ def test_bad_input_is_one_sentence(tmp_path, capsys):
     capsys.readouterr()
     for flags, words in (
         (["gtp"], "invalid choice: 'gtp'"),
-        (["--threads", "0"], "--threads is 0; give 1 or more"),
+        (["--threads", "0"], "--threads is 0; give 1 to 1024"),
         (["--threads", "two"], "invalid int value: 'two'"),
         (["multi", "--run", str(tmp_path)], "does not exist"),
         (["multi", "--run", str(tmp_path / "next")], "has the objective next"),

@@ -37,6 +37,7 @@ class Rule(torch.nn.Module):
             arms, goal = data.trace_arms(prefix, DEG, N)[0].tolist(), row[P - 2]
             child = {a: b for arm in arms for a, b in zip(arm[1:], arm[2:])}
             mine = self.choose(arms, goal)
+            child |= dict(zip(mine, mine[1:]))  # a path from the goal to the start is followed in its own order
             answer = [mine[0]]
             for place, token in enumerate(row[P:]):
                 if token == N + data.DUMMY:
@@ -56,8 +57,9 @@ def wrong_arm(arms, goal):
     return next(arm for arm in arms if arm[-1] != goal)
 
 
-def measure(rule, objective):
-    return evaluate(Rule(rule), *graphs(), settings(objective=objective, deg=DEG, path_len=L, num_nodes=N))
+def measure(rule, objective, reverse=False):
+    s = settings(objective=objective, reverse=reverse, deg=DEG, path_len=L, num_nodes=N)
+    return evaluate(Rule(rule), *graphs(), s)
 
 
 def test_a_planner_is_right_everywhere():
@@ -66,6 +68,14 @@ def test_a_planner_is_right_everywhere():
         assert measured["accuracy"] == measured["difficult"] == 1 and measured["position_accuracy"] == [1] * L
         assert measured["wrong_arm"] == measured["no_path"] == 0 and measured["margin"] == 1
     assert "cheat_rate" not in measured
+
+
+def test_paths_that_are_written_from_the_goal_are_measured_from_the_start():
+    for objective in ("reverse", "teacherless"):
+        measured = measure(lambda arms, goal: plan(arms, goal)[::-1], objective, reverse=True)
+        assert measured["accuracy"] == measured["difficult"] == 1 and measured["forced_accuracy"] == [1] * L
+        measured = measure(lambda arms, goal: [*plan(arms, goal)[:0:-1], goal], objective, reverse=True)  # no start
+        assert measured["position_accuracy"] == [0, 1, 1, 1] and measured["difficult"] == measured["no_path"] == 1
 
 
 def test_the_cheat_is_seen_for_what_it_is():

@@ -132,3 +132,15 @@ def test_a_terminal_that_lacks_a_letter_gets_its_number(tmp_path, encoding):
     done = subprocess.run(command, env=environment, capture_output=True, text=True, encoding=encoding)
     assert done.returncode == 0 and not done.stderr, done.stderr
     assert "\\u5b66 1" in done.stdout and lines(tmp_path / "Übung 学 1")[-1]["step"] == 1
+
+
+def test_as_many_heads_as_a_path_has_room_for():
+    heads = lambda **given: plumbing_flags.settle(dict(device="cpu", **given), train.SETTINGS)[0].n_future
+    assert [heads(multi=True, path_len=path_len) for path_len in (2, 3, 4, 5)] == [2, 3, 4, 4]
+    assert heads() == heads(teacherless=True) == 1
+
+
+def test_what_only_a_gpt_needs_is_not_asked_of_a_mamba():
+    given = dict(device="cpu", model="mamba", n_embd=18, n_head=5)
+    s, _, _ = plumbing_flags.settle(given, train.SETTINGS)
+    assert s.n_embd == 18

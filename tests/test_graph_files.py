@@ -61,7 +61,7 @@ def test_a_moved_graph_file_is_taken_and_other_graphs_are_refused(tmp_path, caps
     run("--resume", "../broken", "--steps", 3, tiny=[])  # from another folder
     (tmp_path / "train.txt").rename("moved.txt")
     message = refusal(capsys, "--resume", "../broken", "--steps", 4, tiny=[])
-    assert "train.txt does not exist; give the file's place by --train_file" in message
+    assert "train.txt does not exist; give the place of the file" in message
     write_file(tmp_path / "train.txt", graphs[0][1:41], graphs[1][1:41])
     before = Path("../broken/log.jsonl").read_bytes()
     message = refusal(capsys, "--resume", "../broken", "--steps", 4, tiny=[])
@@ -130,6 +130,7 @@ def test_round_trip_through_text_is_exact(tmp_path, deg, path_len, num_nodes):
         ("3,5|7,9|5,2|3,7/3,9=3,7,٩", "is not of the form"),
         ("1" * 5000, "is not of the form"),
         ("3,5|7,19|5,2|3,7/3,19=3,7,19", "label 19 is out of range"),
+        ("3,5|7,10|5,2|3,7/3,10=3,7,10", "label 10 is out of range"),  # the labels end at 9
         ("3,5|7,9|5,2|4,7/3,9=3,7,9", "no path-star graph"),
         ("3,5|7,9|5,9|3,7/3,9=3,7,9", "no path-star graph"),  # two arms meet
         ("3,5|7,9|7,2|3,7/3,9=3,7,9", "no path-star graph"),  # an arm forks
@@ -232,3 +233,9 @@ def test_an_endless_line_is_refused_without_reading_it_all(tmp_path):
         file.write_text("3" + endless * 2_000_000)
         with pytest.raises(ValueError, match="line 1"):
             read_graphs(file, 10)
+
+
+def test_letters_of_another_encoding_are_a_fault_of_their_line(tmp_path):
+    (tmp_path / "graphs.txt").write_bytes(TEXT.encode() + "Größe\n".encode("latin-1"))
+    with pytest.raises(ValueError, match="graphs.txt, line 2: 'Gr.*' … is not of the form"):
+        read_graphs(tmp_path / "graphs.txt", 10)

@@ -9,7 +9,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from model_mamba import FastScan, Mamba, MambaConfig, selective_scan
+import data
+from model_mamba import Mamba, MambaConfig, selective_scan
+from scan import FastScan
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
@@ -73,6 +75,15 @@ def test_gradient_without_initial_state():
     slow = torch.autograd.grad(selective_scan(*inputs, method="reference").sin().sum(), inputs)
     for a, b in zip(fast, slow):
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("method", ["reference", "fast"])
+def test_one_state_can_be_gone_on_from_twice(method):
+    inputs = [v.detach() for v in scan_inputs(2, 9, 4, 3)]
+    _, state = selective_scan(*inputs, return_state=True, method=method)
+    before = state.clone()
+    first, again = (selective_scan(*inputs[:6], state, method=method) for _ in range(2))
+    assert torch.equal(state, before) and torch.equal(first, again)
 
 
 @pytest.mark.parametrize("dt", [0.0, 1e-30, 1e-8, 30.0, 1e8, 1e30])
@@ -158,7 +169,7 @@ def test_bad_scan_inputs_are_named():
 def test_triton_where_it_is_not_installed(monkeypatch):
     monkeypatch.setitem(sys.modules, "scan_triton", None)  # as if the file were not there
     inputs = scan_inputs(2, 3, 4, 5)
-    with pytest.raises(ImportError, match="needs scan_triton.py"):
+    with pytest.raises(ImportError, match="needs the package triton"):
         selective_scan(*inputs, method="triton")
     assert torch.equal(selective_scan(*inputs, method="auto"), selective_scan(*inputs, method="fast"))
 
@@ -169,7 +180,8 @@ def test_triton_where_it_is_not_installed(monkeypatch):
 
 def small_model(dtype=torch.float64, **settings):
     torch.manual_seed(1)
-    return Mamba(MambaConfig(**{**dict(vocab_size=13, n_layer=3, n_embd=8, d_state=4), **settings})).to(dtype)
+    upstream = dict(vocab_size=13, n_layer=3, n_embd=8, d_state=4, d_conv=4, mimetic=False)
+    return Mamba(MambaConfig(**upstream | settings)).to(dtype)
 
 
 def random_tokens(*shape, vocab_size=13):
@@ -182,7 +194,7 @@ def test_logits_are_those_of_the_formulas(dtype, tolerance, method):
     saved = {name: torch.from_numpy(value) for name, value in np.load(make_mamba_reference.FILE).items()}
     tokens, expected = saved.pop("tokens"), saved.pop("logits")
     saved["lm_head.weight"] = saved["embedding.weight"]
-    config = MambaConfig(vocab_size=11, n_layer=2, n_embd=6, d_state=4, dt_rank=2, scan=method)
+    config = MambaConfig(vocab_size=11, n_layer=2, n_embd=6, d_state=4, d_conv=4, dt_rank=2, scan=method)
     model = Mamba(config).to(dtype)
     model.load_state_dict(saved)
     assert (model(tokens) - expected).abs().max() < tolerance
@@ -231,11 +243,52 @@ def test_names_and_shapes_are_those_of_state_spaces():
 
 
 def test_initial_values():
-    mixer = small_model(torch.float32, n_embd=64, n_layer=4, d_state=16).layers[0].mixer
+    model = small_model(torch.float32, n_embd=64, n_layer=4, d_state=16)
+    assert model.embedding.weight.std().item() == pytest.approx(0.02, rel=0.1)
+    mixer = model.layers[0].mixer
     torch.testing.assert_close(-mixer.A_log.exp(), -torch.arange(1.0, 17).expand(128, 16))
     dt = F.softplus(mixer.dt_proj.bias)
     assert 0.00099 < dt.min() < 0.002 and 0.05 < dt.max() < 0.101
     assert 0.9 < mixer.out_proj.weight.abs().max() * 128**0.5 * 4**0.5 <= 1  # ±1/sqrt(E), over sqrt(n_layer)
+
+
+@torch.no_grad()
+def test_mimetic_initial_values_read_what_was_written_under_the_same_label():
+    """One mixer, as it starts, on tokens x … x …: what stood before the first x comes back at the second."""
+    torch.manual_seed(0)
+    mixer = Mamba(MambaConfig(vocab_size=20, n_embd=64)).layers[0].mixer
+    half = len(mixer.D) // 2
+    torch.testing.assert_close(-mixer.A_log.exp(), torch.full_like(mixer.A_log, -0.1))
+    dt = F.softplus(mixer.dt_proj.bias)
+    assert 0.099 < dt.min() < 0.2 and 0.6 < dt.max() < 1.01
+    B, C = mixer.x_proj.weight[mixer.dt_rank :].chunk(2)
+    assert torch.equal(B, C) and not B[:, half:].any()
+    torch.testing.assert_close(B @ B.T, torch.eye(len(B)))
+    x = torch.randn(1, 5, len(mixer.D))
+    newest, before = mixer.conv(x, None).chunk(2, dim=2)
+    assert torch.equal(newest, x[:, :, :half])
+    assert torch.equal(before[:, 1:], x[:, :-1, half:]) and not before[:, 0].any()
+    to_x = mixer.in_proj.weight[: len(mixer.D)]
+    torch.testing.assert_close(mixer.out_proj.weight @ to_x, 0.3 * torch.eye(64))  # two halves of 0.15 each
+
+
+@torch.no_grad()
+def test_initial_weights_hold_little_of_the_plan():
+    """Which inner node is nearest to what the last two places of the prefix hold, layer by layer?"""
+    torch.manual_seed(5)
+    model = Mamba(MambaConfig(data.vocab_size(50)))
+    prefix, path = data.sample_graphs(1000, 2, 4, 50, torch.Generator().manual_seed(6))
+    inner = data.trace_arms(prefix, 2, 50)[:, :, 1:3].flatten(1)  # (B, 4): the nodes between start and arms' ends
+    x, share = model.embedding(prefix), []
+    for block in model.layers:
+        x = block(x, x.shape[1])
+        for place in (-2, -1):  # the goal's, and that of `=`
+            likeness = (model.embedding(inner) @ model.norm_f(x)[:, place, :, None])[:, :, 0]
+            nearest = inner.gather(1, likeness.argmax(1, keepdim=True))  # (B, 1)
+            share.append((nearest == path[:, 1:3]).float().mean(0))
+    difficult, before_goal = torch.stack(share).amax(0).tolist()
+    assert difficult < 0.36  # a guess is right in a quarter
+    assert before_goal < 0.5
 
 
 @pytest.mark.parametrize("changed", [0, 5, 8, 11])

@@ -62,3 +62,23 @@ def test_two_steps_by_the_long_way():
                 X = 3.4445 * X - 4.7750 * X @ X.T @ X + 2.0315 * X @ X.T @ X @ X.T @ X
             expected -= 0.02 * factor * X
             assert torch.allclose(p.detach(), expected, atol=1e-6)
+
+
+def test_a_step_is_as_long_as_the_learning_rate_of_now_says():
+    p = torch.nn.Parameter(torch.zeros(4, 4))
+    optimizer = Muon([p], lr=0.02)
+    sizes = []
+    for lr in (0.02, 0.01, 0.0):
+        optimizer.param_groups[0]["lr"] = lr  # as the schedule does
+        before, p.grad = p.detach().clone(), torch.eye(4)
+        optimizer.step()
+        sizes.append((p.detach() - before).norm().item())
+    assert sizes[0] > 0 and sizes == pytest.approx([sizes[0], sizes[0] / 2, 0], rel=1e-4)
+
+
+def test_a_gradient_of_zeros_moves_nothing():
+    start = torch.randn(2, 4, 4, generator=torch.Generator().manual_seed(0))
+    params = [torch.nn.Parameter(w.clone()) for w in start]
+    params[0].grad, params[1].grad = torch.zeros(4, 4), torch.eye(4)  # they go through one batch
+    Muon(params, lr=0.02).step()
+    assert torch.equal(params[0], start[0]) and params[1].isfinite().all() and not torch.equal(params[1], start[1])

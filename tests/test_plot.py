@@ -245,6 +245,40 @@ def test_what_is_mixed_and_which_graph_is_shown_are_said(tmp_path, capsys, monke
     assert "show G(2,4) over 50 labels, 1 of 3 runs" in capsys.readouterr().err
 
 
+def test_of_two_seeds_the_later_one_says_when_a_token_is_learned(runs):
+    seeds = [run for run in on_graph(runs) if run["s"]["objective"] == "teacherless"][:2]
+    for r in seeds[1]["log"]:  # learns v1 30 steps after the other, and the goal never
+        r["forced_accuracy"][1] = float(r["step"] >= 80)
+        r["forced_accuracy"][4] = 0.5
+    assert plot.learning_order(seeds) == [60, 80, 40, 30, math.inf]
+
+
+@pytest.mark.parametrize("end, verdict", [(0.0, "0%"), (0.16, "16%, chance"), (0.24, "24%, chance"), (0.3, "30%")])
+def test_an_end_near_one_over_d_is_called_chance(tmp_path, end, verdict):
+    (run,) = plot.find_runs([make_run(tmp_path / "run", deg=5)])
+    run["log"][-1]["accuracy"] = end
+    assert plot.exact_match_time([run]).texts[0].get_text() == f"GPT: next ends at {verdict}"
+
+
+def test_each_graphs_bars_have_its_own_chance_line(runs):
+    ax = plot.bars(plot.find_runs([runs])).axes[0]
+    chance = [line for line in drawn(ax) if len(line) == 2]  # the seeds' dots are three or one
+    assert [[y for _, y in line] for line in chance] == [[1 / 2, 1 / 2], [1 / 5, 1 / 5]]
+    assert [round((line[0][0] + line[1][0]) / 2, 6) for line in chance] == [0, 1]
+
+
+def test_the_title_of_cheat_names_each_number_for_what_it_is(runs):
+    title = plot.cheat(on_graph(runs)).texts[0].get_text().replace("\n", " ")
+    sentence = "walks 97% of wrong arms to the end, {} of first steps are right"
+    assert title == f"GPT and Mamba: next {sentence.format('50%')}; multi {sentence.format('100%')}"
+
+
+@pytest.mark.parametrize("varied", [dict(optimizer="adamw"), dict(no_qk_norm=True), dict(no_canon=True), dict(n_train=200), dict(init_from="gpt2")])
+def test_variations_are_not_mixed_into_the_plain_runs(tmp_path, varied):
+    plain, other = plot.find_runs([make_run(tmp_path / "a", optimizer="muon"), make_run(tmp_path / "b", **varied)])
+    assert plot.is_plain(plain) and not plot.is_plain(other)
+
+
 # ---------------------------------------------------------------------------------------------------------
 # What cannot be read
 

@@ -1,7 +1,9 @@
 """Published weights: our models compute what Hugging Face's do, and a folder that does not fit is told in one sentence."""
 
+import fnmatch
 import json
 import math
+import shutil
 import sys
 
 import pytest
@@ -15,7 +17,7 @@ from plumbing import flags, pretrained
 from plumbing.pretrained import load_gpt2, load_mamba, save_gpt2, save_mamba
 
 GPT_SIZES = dict(vocab_size=60, block_size=70, n_layer=3, n_head=4, n_embd=24)
-MAMBA_SIZES = dict(vocab_size=60, n_layer=3, n_embd=24, d_state=8)
+MAMBA_SIZES = dict(vocab_size=60, n_layer=3, n_embd=24, d_state=8, d_conv=4, mimetic=False)
 
 
 def random_model(kind, **changes):
@@ -125,9 +127,11 @@ def test_large_models_come_in_several_files(transformers, tmp_path):
 # By ourselves
 
 
-@pytest.mark.parametrize("kind", ["gpt", "mamba"])
-def test_saved_and_loaded_is_the_same(tmp_path, kind):
-    ours = random_model(kind)
+@pytest.mark.parametrize(
+    "kind, changes", [("gpt", {}), ("mamba", {}), ("mamba", dict(d_conv=3, expand=3, dt_rank=5))]
+)
+def test_saved_and_loaded_is_the_same(tmp_path, kind, changes):
+    ours = random_model(kind, **changes)
     save(kind, ours, tmp_path)
     again = load(kind, tmp_path)
     assert again.config == ours.config or kind == "mamba"  # whose dt_rank is spelled out in the file
@@ -142,13 +146,13 @@ def test_one_activation_of_two_names_is_read_by_both(tmp_path):
         assert torch.equal(load_gpt2(tmp_path)(tokens(2, 30)), ours(tokens(2, 30)))
 
 
-def test_the_folders_of_state_spaces_are_read_too(tmp_path):
-    ours = random_model("mamba", vocab_size=64)
+@pytest.mark.parametrize("unusual", [{}, dict(d_conv=3, expand=3, dt_rank=5)])
+def test_the_folders_of_state_spaces_are_read_too(tmp_path, unusual):
+    ours = random_model("mamba", vocab_size=64, **unusual)
     names = {f"backbone.{name}": p for name, p in ours.state_dict().items() if name != "lm_head.weight"}
     torch.save(names | {"lm_head.weight": ours.embedding.weight.data}, tmp_path / "pytorch_model.bin")
-    config = dict(
-        d_model=24, n_layer=3, vocab_size=60, ssm_cfg=dict(d_state=8), rms_norm=True, pad_vocab_size_multiple=8
-    )
+    unusual = dict(d_state=8) | unusual
+    config = dict(d_model=24, n_layer=3, vocab_size=60, ssm_cfg=unusual, rms_norm=True, pad_vocab_size_multiple=8)
     (tmp_path / "config.json").write_text(json.dumps(config))
     assert torch.equal(load_mamba(tmp_path)(tokens(2, 30)), ours(tokens(2, 30)))
 
@@ -187,6 +191,9 @@ def edit_tensors(change):
         (edit_config(model_type="mamba"), "model_type is 'mamba', but the model here knows 'gpt2' alone"),
         (edit_config(activation_function="silu"), "activation_function is 'silu'"),
         (edit_config(layer_norm_epsilon=1e-6), "layer_norm_epsilon is 1e-06"),
+        (edit_config(scale_attn_by_inverse_layer_idx=True), "scale_attn_by_inverse_layer_idx is True"),
+        (edit_config(scale_attn_weights=False), "scale_attn_weights is False"),
+        (edit_config(n_inner=48), "n_inner is 48, but the model here knows 96 alone"),
         (edit_config(n_layer="three"), "config.json has no whole number for n_layer"),
         (edit_config(n_layer=4), "the tensor h.3.ln_1.weight is missing"),
         (edit_config(n_layer=2), "the tensor h.2.attn.c_attn.bias is unexpected"),
@@ -231,6 +238,21 @@ def test_a_name_that_cannot_be_fetched_is_one_sentence(monkeypatch):
         load_mamba("mamba-130m")
 
 
+def test_all_files_of_a_large_model_are_fetched(tmp_path, monkeypatch):
+    class Hub:
+        @staticmethod
+        def snapshot_download(name, allow_patterns):
+            wanted.extend(file for file in files if any(fnmatch.fnmatch(file, p) for p in allow_patterns))
+            return tmp_path / name
+
+    monkeypatch.setitem(sys.modules, "huggingface_hub", Hub)
+    parts = [f"model-0000{i}-of-00002.safetensors" for i in (1, 2)]
+    needed, wanted = ["config.json", "model.safetensors", *parts, "model.safetensors.index.json"], []
+    files = [*needed, "flax_model.msgpack", "pytorch_model.bin", "tf_model.h5", "onnx/decoder_model.onnx", "README.md"]
+    assert pretrained.find_folder("mamba-2.8b") == tmp_path / "state-spaces" / "mamba-2.8b-hf"
+    assert wanted == needed
+
+
 # ---------------------------------------------------------------------------------------------------------
 # Fine-tuning: python train.py --init_from DIR
 
@@ -260,7 +282,18 @@ def test_fine_tuning_starts_from_the_published_weights_and_learns(tmp_path, kind
     assert {name: config[name] for name in sizes} == sizes
     first, last = lines(tmp_path / "run")
     assert first["loss"] is None and last["loss"] < math.log(12) - 0.3  # better than knowing only what is a label
-    train.main(["--resume", str(tmp_path / "run"), "--eval_only"])  # the published folder is not needed any more
+    train.main(["--resume", str(tmp_path / "run"), "--eval_only"])
+    shutil.rmtree(tmp_path / "published")  # it is not needed any more
+    train.main(["--resume", str(tmp_path / "run"), "--steps", "101"])
+    assert lines(tmp_path / "run")[-1]["loss"] < math.log(12) - 0.3  # and what was learned is not lost
+
+
+def test_fine_tuning_is_gentler_unless_the_flags_say_otherwise(tmp_path):
+    save_gpt2(random_model("gpt"), tmp_path)
+    given = dict(init_from=str(tmp_path), num_nodes=12, path_len=3, device="cpu")
+    for more, expected in ({}, ("adamw", 1e-4)), (dict(lr=1e-3, optimizer="muon"), ("muon", 1e-3)):
+        s, _, _ = flags.settle(given | more, train.SETTINGS)
+        assert (s.optimizer, s.lr) == expected
 
 
 def test_the_tasks_tokens_are_the_first_rows_and_positions_are_cropped(tmp_path):

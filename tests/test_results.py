@@ -8,7 +8,10 @@ from pathlib import Path
 
 import pytest
 
-HOME = Path(__file__).resolve().parent.parent
+from helpers import DEFAULTS, HOME
+
+sys.path.insert(0, str(HOME / "results"))
+import table  # noqa: E402
 
 
 @pytest.mark.parametrize(
@@ -24,6 +27,32 @@ def test_the_tables_are_made_from_the_logs(name, mark, which):
     text = (HOME / name).read_text(encoding="utf-8")
     shown = text.split(f"<!-- {mark} begins -->\n")[1].split(f"\n<!-- {mark} ends -->")[0]
     assert shown == made.stdout.rstrip("\n").split("\n\n")[which] and shown.count("\n") > 4
+
+
+def test_a_new_table_takes_the_old_ones_place_and_nothing_else(tmp_path):
+    page = "above\n<!-- a begins -->\n{}\n<!-- a ends -->\nbetween\n<!-- a, b begins -->\n{}\n<!-- a, b ends -->\nbelow ü\n"
+    (tmp_path / "page.md").write_text(page.format("| old |", "| other |"), encoding="utf-8")
+    for _ in range(2):
+        table.put_into(tmp_path / "page.md", "a", "| new |")
+        assert (tmp_path / "page.md").read_text(encoding="utf-8") == page.format("| new |", "| other |")
+    table.put_into(tmp_path / "page.md", "a, b", "| another |")
+    assert (tmp_path / "page.md").read_text(encoding="utf-8") == page.format("| new |", "| another |")
+
+
+def test_runs_that_differ_in_more_than_the_seed_have_rows_of_their_own():
+    variations = [{}, dict(seed=2), dict(objective="reverse", reverse=True), dict(objective="multi", n_future=2)]
+    variations += [dict(objective="multi", n_future=2, reverse=True), dict(optimizer="adamw"), dict(only_difficult=True)]
+    variations += [dict(steps=1600), dict(n_future=1, model="mamba")]
+    end = dict(graphs=1, seconds=60, accuracy=0.5, difficult=0.25, forced_accuracy=[1.0, 0.75, 1.0, 1.0, 1.0])
+    runs = [dict(s=DEFAULTS | dict(n_future=1) | v, graph=(2, 5, 50), log=[end]) for v in variations]
+    rows = [line.split(" | ") for line in table.table(runs).splitlines()[2:]]
+    assert [row[3] for row in rows] == [
+        "next", "next", "next, AdamW", "next, only the first step",
+        "reverse", "multi, n = 2", "multi, reversed, n = 2", "next",
+    ]  # fmt: skip
+    assert [row[4] for row in rows] == ["2"] + ["1"] * 7
+    # Where only the first step is trained, it is measured after the true start.
+    assert [row[8] for row in rows[:4]] == ["25.0% (25.0%)", "25.0%", "25.0%", "75.0%"]
 
 
 def test_the_pictures_and_files_that_the_texts_point_to_are_there():

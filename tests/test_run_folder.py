@@ -208,3 +208,38 @@ def test_a_new_checkpoint_takes_the_old_ones_place_whole(tmp_path):
     os.link(tmp_path / "r" / "ckpt.pt", tmp_path / "second name")
     run("--resume", tmp_path / "r", "--steps", 4, tiny=[])
     assert (tmp_path / "second name").read_bytes() == old != (tmp_path / "r" / "ckpt.pt").read_bytes()
+
+
+def test_the_time_that_is_left_is_that_of_the_steps_to_come(capsys):
+    record = {"step": 3, "accuracy": 0.0, "difficult": 0.0, "chance": 0.5}
+    progress = Run(None, settings(steps=12, batch_size=100), seconds=60.0)
+    progress.record = record
+    progress.show(3, 1.0)
+    assert "    5 graphs/s   3:00 left\n" in capsys.readouterr().out
+
+
+def edit_checkpoint(folder, edit):
+    checkpoint = torch.load(folder / "ckpt.pt", weights_only=True)
+    edit(checkpoint)
+    torch.save(checkpoint, folder / "ckpt.pt")
+
+
+def test_a_resumed_runs_clock_goes_on(tmp_path):
+    run("--steps", 2, "--out_dir", tmp_path / "r")
+    edit_checkpoint(tmp_path / "r", lambda checkpoint: checkpoint.update(seconds=1000.0))
+    run("--resume", tmp_path / "r", "--steps", 3, tiny=[])
+    assert 1000 <= lines(tmp_path / "r")[-1]["seconds"] < 1100
+
+
+def test_a_run_whose_log_is_lost_can_be_resumed(tmp_path):
+    run("--steps", 2, "--out_dir", tmp_path / "r")
+    (tmp_path / "r" / "log.jsonl").unlink()
+    run("--resume", tmp_path / "r", "--steps", 3, tiny=[])
+    assert [r["step"] for r in lines(tmp_path / "r")] == [3]
+
+
+@pytest.mark.parametrize("edit", [lambda s: s.pop("decay"), lambda s: s.update(dropout=0.1)], ids=["less", "more"])
+def test_a_checkpoint_with_other_settings_is_of_another_version(tmp_path, capsys, edit):
+    run("--steps", 1, "--out_dir", tmp_path / "r")
+    edit_checkpoint(tmp_path / "r", lambda checkpoint: edit(checkpoint["settings"]))
+    assert "is damaged or of another version" in refusal(capsys, "--resume", tmp_path / "r", tiny=[])

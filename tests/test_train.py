@@ -91,7 +91,7 @@ def test_the_learning_rate_rises_stays_and_falls_to_nothing():
 
 def test_a_rate_that_never_reaches_its_height_is_said(tmp_path, capsys):
     run("--steps", 20, "--warmup", 100, "--decay", 0.5, "--eval_every", 20, "--out_dir", tmp_path / "a")
-    assert "--warmup 100 is long for --steps 20: the learning rate rises to 19% of --lr" in capsys.readouterr().out
+    assert "--warmup 100 is long for --steps 20: the learning rate rises to about 19% of --lr" in capsys.readouterr().out
     run("--steps", 20, "--warmup", 3, "--eval_every", 20, "--out_dir", tmp_path / "b")
     assert "--warmup" not in capsys.readouterr().out
 
@@ -220,6 +220,11 @@ def test_a_checkpoint_is_not_evaluated_on_what_it_was_trained_on(tmp_path, capsy
     out = capsys.readouterr().out
     assert 0 < old.sum() < 200 and f"The run trained on {old.sum()} of the 200 graphs; they are left out" in out
     assert f"on {200 - old.sum()} graphs G(2,3)" in out
+    s.n_test = 200
+    drawn, _ = graph_files.test_graphs(s, {})
+    seen = torch.isin(data.graph_keys(drawn, 5), trained_on).sum()
+    run("--resume", tmp_path / "r", "--eval_only", "--n_test", 200, tiny=[])
+    assert seen and f"The run trained on {seen} of the 200 graphs; they are left out" in capsys.readouterr().out
     seen = write_file(tmp_path / "seen.txt", others[0][old], others[1][old])
     message = refusal(capsys, "--resume", tmp_path / "r", "--eval_only", "--test_file", seen, tiny=[])
     assert f"the run trained on all of the {old.sum()} graphs" in message
@@ -234,3 +239,35 @@ def test_a_compiled_model_learns_the_same(tmp_path, model):
     run(*common, "--out_dir", tmp_path / "plain"), run(*common, "--compile", "--out_dir", tmp_path / "compiled")
     for a, b in zip(lines(tmp_path / "plain")[1:], lines(tmp_path / "compiled")[1:], strict=True):
         assert a["loss"] == pytest.approx(b["loss"], abs=1e-4)
+
+
+def test_every_step_has_a_whole_batch_where_an_epoch_ends_in_less():
+    s = settings(n_train=20)  # two batches of 8, and 4 graphs more
+    graphs, forbidden = training_graphs(s)
+    for epoch in range(3):
+        batches = [train.batch_of(step, s, graphs, forbidden)[0].tolist() for step in (2 * epoch, 2 * epoch + 1)]
+        assert [len(batch) for batch in batches] == [8, 8] and len({tuple(row) for b in batches for row in b}) == 16
+
+
+MATRICES = {
+    "gpt": "attn.c_attn attn.c_proj mlp.c_fc mlp.c_proj".split(),
+    "mamba": "mixer.in_proj mixer.x_proj mixer.dt_proj mixer.out_proj".split(),  # A_log is a table, and conv1d no matrix
+}
+
+
+@pytest.mark.parametrize("model", MATRICES)
+def test_muon_has_the_matrices_of_all_blocks_and_adamw_the_rest(model):
+    s = settings(model=model, objective="multi", n_future=2, n_layer=2, n_embd=16, lr=0.003)
+    network = train.make_model(s)
+    names = {p: name for name, p in network.named_parameters()}
+    adamw, muon = train.make_optimizers(network, s)
+    pieces = {names[p]: group["pieces"] for group in muon.param_groups for p in group["params"]}
+    blocks = [*("h.0 h.1" if model == "gpt" else "layers.0 layers.1").split(), "future.0"]
+    assert pieces == {f"{b}.{m}.weight": 3 if m == "attn.c_attn" else 1 for b in blocks for m in MATRICES[model]}
+    rest = [names[p] for group in adamw.param_groups for p in group["params"]]
+    assert sorted([*rest, *pieces]) == sorted(names.values())
+    assert {group["lr"] for group in adamw.param_groups} == {0.003}
+    assert all(group["lr"] == pytest.approx(0.03) for group in muon.param_groups)  # ten times that
+    s.optimizer = "adamw"
+    (alone,) = train.make_optimizers(network, s)
+    assert len(alone.param_groups[0]["params"]) == len(names)

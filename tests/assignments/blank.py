@@ -8,6 +8,7 @@ Signatures, docstrings and everything else stay as they are. ASSIGNMENTS.md says
 
 import ast
 import json
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -22,7 +23,7 @@ BODIES = [
     (3, "model_gpt.py", "Attention.forward", "write causal attention with QK-norm"),
     (3, "model_gpt.py", "attend", "each of the newest tokens takes what it looks for, and never from ahead"),
     (4, "model_mamba.py", "selective_scan_reference", "part a, write the recurrence, one step after the other"),
-    (4, "model_mamba.py", "FastScan.backward", "part b, return the gradients of the seven inputs in order"),
+    (4, "scan.py", "FastScan.backward", "part b, return the gradients of the seven inputs in order"),
     (5, "model_gpt.py", "Cache.append", "keep these keys and values, and return all so far"),
     (5, "evaluate.py", "read_prefix", "run the prefix into a new cache"),
     (5, "evaluate.py", "write_on", "write token after token, each time showing the model the newest one only"),
@@ -71,11 +72,14 @@ def copy_lab(folder):
     folder.mkdir(parents=True, exist_ok=True)
     for path in [*HOME.glob("*.py"), *HOME.glob("*.md"), HOME / "requirements.txt", *HERE.glob("solutions.py")]:
         shutil.copyfile(path, folder / path.name)
-    shutil.copytree(HOME / "results", folder / "results", ignore=shutil.ignore_patterns("*.pt", "__pycache__"))
+    for part in ("plumbing", "beyond", "results"):
+        shutil.copytree(HOME / part, folder / part, ignore=shutil.ignore_patterns("*.pt", "__pycache__"))
     shutil.copyfile(HERE / "experiments.json", folder / "experiments.json")
 
 
 def main(arguments):
+    if hasattr(sys.stdout, "reconfigure"):  # where an encoding lacks a letter of a folder's name, print its number
+        sys.stdout.reconfigure(errors="backslashreplace")
     numbers = {str(exercise) for exercise, *_ in BODIES} | EXPERIMENTS.keys()
     if arguments in (["-h"], ["--help"]):
         sys.exit(print(__doc__))
@@ -84,6 +88,10 @@ def main(arguments):
     folder, chosen = Path(arguments[0]), set(arguments[1:]) or numbers
     if not chosen <= numbers:
         refuse(f"there is no exercise {min(chosen - numbers)}; they are 1 to 10")
+    if folder.name.startswith("-"):
+        refuse(f"{folder} is no flag of mine; name the folder to make")
+    if HOME in folder.resolve().parents and folder.resolve().parent != HOME:
+        refuse(f"{folder} lies inside the lab, whose folders are copied; give a folder beside them")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         refuse(f"{folder} exists and is not empty, and nothing in it is overwritten; give a new folder")
     try:
@@ -96,7 +104,8 @@ def main(arguments):
     sheet = json.loads((folder / "experiments.json").read_text(encoding="utf-8"))
     sheet |= {exercise: blank for exercise, blank in EXPERIMENTS.items() if exercise in chosen}
     (folder / "experiments.json").write_text(json.dumps(sheet, indent=1) + "\n", encoding="utf-8")
-    print(f"{folder} is ready. Write, and then: python -m pytest tests/assignments --student {folder}")
+    graders, there = (shlex.quote(str(path)) for path in (HERE, folder.resolve()))
+    print(f"{folder} is ready. Write, and then: python -m pytest {graders} --student {there}")
 
 
 def refuse(message):

@@ -12,7 +12,7 @@ import pytest
 
 HERE = Path(__file__).resolve().parent
 HOME = HERE.parent.parent  # the lab
-FILES = ("data", "model_gpt", "model_mamba", "evaluate", "train", "solutions")
+FILES = ("data", "model_gpt", "scan", "model_mamba", "evaluate", "train", "solutions")
 
 
 def pytest_configure(config):

@@ -1,9 +1,9 @@
 """Speed and memory against what a user would pick instead, and against what the machine allows.
 
-    python bench.py                  everything: a table of ratios, and a line for each in results/bench.jsonl
-    python bench.py gpt              one part: data, gpt, mamba, triton, multi, decode, muon, size or start
-    python bench.py multi --run DIR  drafts of the model that `python train.py --multi` left in DIR
-    python bench.py --help           everything else
+    python results/bench.py                  everything: a table of ratios, and a line for each in results/bench.jsonl
+    python results/bench.py gpt              one part: data, gpt, mamba, triton, multi, decode, muon, size or start
+    python results/bench.py multi --run DIR  drafts of the model that `python train.py --multi` left in DIR
+    python results/bench.py --help           everything else
 
 A ratio above 1 is in our favour; `compare` is how it is measured. Within a row, sizes, optimisers and the positions of
 the loss are the same on both sides; against another GPT, ours goes without Canon and QK-norm. Peers that
@@ -24,6 +24,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy
 import torch
@@ -31,14 +32,18 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-import data
-import evaluate
-import train
-from checkpoint import restore, write_whole
-from model_gpt import GPT, GPTConfig
-from model_mamba import Mamba, MambaConfig, selective_scan
+HOME = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(HOME))
 
-HOME = Path(__file__).resolve().parent
+import data  # noqa: E402
+import evaluate  # noqa: E402
+import train  # noqa: E402
+from beyond.drafts import decode_by_drafts  # noqa: E402
+from model_gpt import GPT, GPTConfig  # noqa: E402
+from model_mamba import Mamba, MambaConfig, selective_scan  # noqa: E402
+from plumbing import flags as command_line  # noqa: E402
+from plumbing.graph_files import test_graphs  # noqa: E402
+from plumbing.run_folder import restore, write_whole  # noqa: E402
 TINY = dict(n_layer=2, n_head=2, n_embd=16, batch_size=4)
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
@@ -55,7 +60,7 @@ def seconds(function):
 
 def megabytes(call):
     """Peak memory of a call of a function of this file, given as text, in a fresh process beyond what imports take."""
-    program = f"from bench import *; torch.set_num_threads({torch.get_num_threads()}); before = most_memory_yet()"
+    program = f"from results.bench import *; torch.set_num_threads({torch.get_num_threads()}); before = most_memory_yet()"
     return int(python("-c", f"{program}; {call}; print(most_memory_yet() - before)")) / 1024
 
 
@@ -189,7 +194,8 @@ def mamba_named(name, V, C, layers, N):
         model = MambaForCausalLM(TheirConfig(**sizes, use_cache=False))
         return model, lambda tokens: model(tokens).logits
     else:
-        model = Mamba(MambaConfig(V, layers, C, N, scan="reference" if name == "plain recurrence" else "fast"))
+        scan = "reference" if name == "plain recurrence" else "fast"
+        model = Mamba(MambaConfig(V, layers, C, N, d_conv=4, mimetic=False, scan=scan))
     return model, model
 
 
@@ -206,9 +212,9 @@ def pytorch_optimizers(model, s):
     """PyTorch's own optimisers, with what train.make_optimizers gives ours. Returns: a list."""
     matrices, rest = [], []
     for name, p in model.named_parameters():
-        (matrices if s["optimizer"] == "muon" and "h." in name and p.ndim == 2 else rest).append(p)
-    optimizers = [torch.optim.AdamW(rest, s["lr"], betas=(0.9, 0.95), weight_decay=0.0)]
-    return optimizers + ([torch.optim.Muon(matrices, 10 * s["lr"], weight_decay=0.0)] if matrices else [])
+        (matrices if s.optimizer == "muon" and "h." in name and p.ndim == 2 else rest).append(p)
+    optimizers = [torch.optim.AdamW(rest, s.lr, betas=(0.9, 0.95), weight_decay=0.0)]
+    return optimizers + ([torch.optim.Muon(matrices, 10 * s.lr, weight_decay=0.0)] if matrices else [])
 
 
 def decode_without_cache(model, prefix, length):
@@ -225,12 +231,12 @@ def decode_without_cache(model, prefix, length):
 
 def settings(args, **given):
     """train.py's settings, with some flags given; --quick shrinks the model."""
-    return train.settle({"device": "cpu"} | given | (TINY if args.quick else {}))[0]
+    return command_line.settle({"device": "cpu"} | given | (TINY if args.quick else {}), train.SETTINGS)[0]
 
 
 def draw(count, s):
     """Random graphs of the task that the settings describe: prefix (count, P) and path (count, l)."""
-    return data.sample_graphs(count, s["deg"], s["path_len"], s["num_nodes"], torch.Generator().manual_seed(1))
+    return data.sample_graphs(count, s.deg, s.path_len, s.num_nodes, torch.Generator().manual_seed(1))
 
 
 def training_step(add_gradients, optimizers):
@@ -265,8 +271,8 @@ def bench_gpt(args):
     adamw, with_transformers = dict(optimizer="adamw"), installed("transformers")
     for given in ({}, adamw, adamw | dict(path_len=5, n_layer=6, n_embd=384, n_head=6, batch_size=64)):
         s = settings(args, no_canon=True, no_qk_norm=True, **given)
-        l, model = s["path_len"], train.make_model(s)
-        batch = data.layout("next", *draw(s["batch_size"], s), s["num_nodes"])
+        l, model = s.path_len, train.make_model(s)
+        batch = data.layout("next", *draw(s.batch_size, s), s.num_nodes)
         with FlopCounterMode(display=False) as counter:  # on a CPU it cannot see into attention
             train.add_gradients(model, *batch)
         flops = counter.get_total_flops()
@@ -280,9 +286,9 @@ def bench_gpt(args):
             step = training_step(lambda: plain_gradients(logits_of, *batch), pytorch_optimizers(peer, s))
             times = compare(ours, step, args.runs)
             note = f"{flops / times['ours_seconds'] / limit:.0%} of the sgemm limit, {limit / 1e9:,.0f} Gflop/s"
-            setting = f"step, G({s['deg']},{l}), {s['n_layer']} x {s['n_embd']}, batch {s['batch_size']}"
+            setting = f"step, G({s.deg},{l}), {s.n_layer} x {s.n_embd}, batch {s.batch_size}"
             limits = dict(flops=flops, sgemm_flops_per_second=limit)
-            yield dict(setting=f"{setting}, {s['optimizer']}", peer=name, **times, note=note, **limits)
+            yield dict(setting=f"{setting}, {s.optimizer}", peer=name, **times, note=note, **limits)
 
 
 def bench_mamba(args):
@@ -299,7 +305,7 @@ def bench_mamba(args):
         def step_of(name):
             model, logits_of = mamba_named(name, V, C, layers, N)
             gradients = train.add_gradients if name == "ours" else plain_gradients
-            optimizers = pytorch_optimizers(model, dict(optimizer="adamw", lr=1e-3))
+            optimizers = pytorch_optimizers(model, SimpleNamespace(optimizer="adamw", lr=1e-3))
             return training_step(lambda: gradients(logits_of, inputs, targets), optimizers)
 
         ours = step_of("ours")
@@ -377,12 +383,12 @@ def bench_multi(args):
         yield dict(setting=f"peak memory, 4 heads, {V} tokens, batch {B}", peer=peer, **memory, note=note)
 
     model, prefix, s = args.multi
-    graphs, l = prefix[: 2 if args.quick else 50].split(1), s["path_len"]
-    plain = torch.no_grad()(lambda: [evaluate.decode(model, graph, l, "multi", s["num_nodes"]) for graph in graphs])
-    times = compare(lambda: [evaluate.decode_by_drafts(model, graph, l) for graph in graphs], plain, args.runs)
-    tokens = l * len(graphs) / sum(evaluate.decode_by_drafts(model, graph, l)[1] for graph in graphs)
+    graphs, l = prefix[: 2 if args.quick else 50].split(1), s.path_len
+    plain = torch.no_grad()(lambda: [evaluate.decode(model, graph, l, "multi", s.num_nodes) for graph in graphs])
+    times = compare(lambda: [decode_by_drafts(model, graph, l) for graph in graphs], plain, args.runs)
+    tokens = l * len(graphs) / sum(decode_by_drafts(model, graph, l)[1] for graph in graphs)
     note = f"{tokens:.2f} tokens a pass" + ", but random drafts are as good as never kept" * (not args.run)
-    setting = f"drafts, {'trained' if args.run else 'random'} {s['model']}, G({s['deg']},{l}), {s['n_future']} heads"
+    setting = f"drafts, {'trained' if args.run else 'random'} {s.model}, G({s.deg},{l}), {s.n_future} heads"
     yield dict(setting=setting, peer="cached, a token a pass", **times, note=note, tokens_a_pass=tokens)
 
 
@@ -402,18 +408,19 @@ def gradients_of_heads(n_future, batch, V, naive=False):
 def model_with_heads(args):
     """The model of --run DIR, or a random one. Returns: it, test prefixes (M, P), settings. Raises: ValueError."""
     given = dict(resume=args.run) if args.run else dict(multi=True, path_len=5) | (TINY if args.quick else {})
-    s, files, checkpoint = train.settle(given | dict(device="cpu"))
+    s, files, checkpoint = command_line.settle(given | dict(device="cpu"), train.SETTINGS)
     model = train.make_model(s)
-    if s["objective"] != "multi":
-        raise ValueError(f"--run {args.run} has the objective {s['objective']}; give a run of train.py --multi")
+    if s.objective != "multi":
+        raise ValueError(f"--run {args.run} has the objective {s.objective}; give a run of train.py --multi")
     if checkpoint:
         restore(model, train.make_optimizers(model, s), checkpoint)
-    return model, train.prepare_graphs(s, files)[0][0], s
+    return model, test_graphs(s, files)[0], s
 
 
 @torch.no_grad()
 def bench_decode(args):
-    s = settings(args, path_len=5, no_canon=True, no_qk_norm=True)
+    without = dict(no_canon=True, no_qk_norm=True)
+    s = settings(args, path_len=5, **without)
     model = train.make_model(s)
     prefix, path = draw(10 if args.quick else 20_000 if args.full else 2000, s)
     batches = list(zip(prefix.split(evaluate.GRAPHS_AT_ONCE), path.split(evaluate.GRAPHS_AT_ONCE)))
@@ -425,14 +432,14 @@ def bench_decode(args):
         theirs, mask = hugging_face_gpt(model.config).eval(), torch.ones_like(prefix)
         flags = dict(max_new_tokens=5, do_sample=False, pad_token_id=0)
         peers["transformers generate"] = lambda p: theirs.generate(p, attention_mask=mask[: len(p)], **flags)[:, -5:]
-    ours = exact_match(lambda p: evaluate.decode(model, p, 5, "next", s["num_nodes"]))
+    ours = exact_match(lambda p: evaluate.decode(model, p, 5, "next", s.num_nodes))
     for name, decode in peers.items():
-        setting = f"exact match, {len(path)} graphs G(2,5), gpt {s['n_layer']} x {s['n_embd']}"
+        setting = f"exact match, {len(path)} graphs G(2,5), gpt {s.n_layer} x {s.n_embd}"
         yield dict(setting=setting, peer=name, **compare(ours, exact_match(decode), args.runs))
 
     runs, (shortest, *lengths) = 4 * args.runs, (4, 8, 16) if args.quick else (64, 256, 1024, 2048, 4096)
     for name in ("gpt", "mamba"):
-        model = train.make_model(s | {"model": name, "path_len": 1000})  # long paths, for the sake of the positions
+        model = train.make_model(settings(args, model=name, path_len=1000, num_nodes=2000, **without))  # long paths, for the sake of the positions
         for T in lengths:
             times = compare(token_step(model, T, runs), token_step(model, shortest, runs), runs)
             note = f"{1 / times['ratio']:.2f} times as long"
@@ -454,7 +461,7 @@ def bench_muon(args):
             p.grad = torch.randn_like(p)
         steps.append(lambda optimizers=make(model, s): [optimizer.step() for optimizer in optimizers])
     times = compare(*steps, 4 * args.runs)
-    yield dict(setting=f"optimisers' step, {s['n_layer']} x {s['n_embd']}", peer="torch.optim.Muon + AdamW", **times)
+    yield dict(setting=f"optimisers' step, {s.n_layer} x {s.n_embd}", peer="torch.optim.Muon + AdamW", **times)
 
 
 def bench_size(args):
@@ -466,9 +473,10 @@ def bench_size(args):
         for what, sizes in larger.items():
             steps, tokens = [], []
             for size in sizes:
-                s = train.settle(dict(device="cpu", model=name) | base | (TINY if args.quick else {}) | {what: size})[0]
+                given = base | (TINY if args.quick else {}) | {what: size}
+                s = command_line.settle(dict(device="cpu", model=name) | given, train.SETTINGS)[0]
                 model = train.make_model(s)
-                batch = data.layout("next", *draw(s["batch_size"], s), s["num_nodes"])
+                batch = data.layout("next", *draw(s.batch_size, s), s.num_nodes)
                 gradients = lambda model=model, batch=batch: train.add_gradients(model, *batch)
                 steps.append(training_step(gradients, train.make_optimizers(model, s)))
                 tokens.append(batch[0].shape[1])
@@ -532,10 +540,12 @@ def main(argv=None):
     parser.error = refuse  # one sentence, without the usage
     args = parser.parse_args(argv)
     try:
-        if args.threads is not None and args.threads < 1:
-            raise ValueError(f"--threads is {args.threads}; give 1 or more")
+        if args.threads is not None and not 1 <= args.threads <= 1024:
+            raise ValueError(f"--threads is {args.threads}; give 1 to 1024")
         torch.set_num_threads(args.threads or torch.get_num_threads())
         torch.manual_seed(1)
+        if args.out and args.out.exists() and not args.out.is_file():
+            raise ValueError(f"--out {args.out} is no file; give the name of one")
         args.runs = 1 if args.quick else 5
         args.multi = model_with_heads(args)
         out = args.out or (None if args.quick else HOME / "results" / "bench.jsonl")
@@ -546,8 +556,10 @@ def main(argv=None):
                 show(rows[-1])
             if out:
                 save(out, part, rows)
-    except (ValueError, OSError) as fault:
+    except (ValueError, OSError, OverflowError) as fault:
         refuse(fault)
+    except KeyboardInterrupt:
+        sys.exit("\nbench.py: stopped; the parts that were done are kept")
 
 
 if __name__ == "__main__":
