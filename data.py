@@ -1,14 +1,14 @@
 """The task: find the one path through a star-shaped graph (Bachmann & Nagarajan 2024, section 4).
 
-A path-star graph G(d, l) has one start node, from which d arms leave. Each arm is a path of l nodes,
-counted with the start. Labels are drawn anew for every graph, so there is nothing to memorise:
+A path-star graph G(d, l) has one start node, from which d arms leave. Each arm is a path of l
+nodes, counted with the start. Every graph has new random labels, so there is nothing to memorise:
 
       ┌─> 7 ─> 9      prefix   3 5 | 7 9 | 5 2 | 3 7 / 3 9 =     shuffled edges, start, goal
     3 ┤               target   3 7 9                             the path from start to goal
       └─> 5 ─> 2      G(2, 3) with start 3 and goal 9
 
-One choice decides everything: 7 or 5? To know, one must look back from the goal. Every later node is
-the only child of the node before it. `python data.py` prints such a graph and its four layouts.
+One choice decides everything: 7 or 5? To know, one must look back from the goal. Every later node
+is the only child of the node before it. `python data.py` prints a graph and its four layouts.
 
 In this file: the vocabulary, drawing graphs, the four objectives, keeping test graphs unseen.
 """
@@ -98,7 +98,7 @@ def write_prefix(edges, start, goal, num_nodes):
 
 
 def split_prefix(prefix):
-    """The inverse of write_prefix: prefix (B, 3 E + 3) -> edges (B, E, 2), start (B,), goal (B,)."""
+    """The inverse of write_prefix: prefix (B, 3 E + 3) -> edges (B, E, 2), start and goal (B,)."""
     edges = prefix[:, :-3].unflatten(1, (-1, 3))[:, :, :2]
     return edges, prefix[:, -3], prefix[:, -2]
 
@@ -122,21 +122,21 @@ def trace_arms(prefix, deg, num_nodes):
 
 
 # ------------------------------------------------------------------------------------------------
-# The four objectives (next: section 4; reverse, teacherless: section 5; multi: Gloeckle et al. 2024)
+# The four objectives (section 4: next; section 5: reverse, teacherless; Gloeckle et al. 2024: multi)
 #
-# An objective is what the model sees (inputs) and what it must predict (targets). The output at input
-# position i sees inputs 0 … i; targets belong to the last path_len positions. For the path s a b g:
+# An objective is what the model sees (inputs) and what it must predict (targets). The output at
+# position i sees inputs 0 … i; the last path_len positions have targets. For the path s a b g:
 #
 #     next         inputs   … s g =  s  a  b     s is free and a needs the plan, but b and g follow
 #                  targets         s  a  b  g    from the revealed token before them: the cheat
 #     reverse      inputs   … s g =  g  b  a     each token is the only parent of the revealed one:
 #                  targets         g  b  a  s    following edges is now the true solution
-#     teacherless  inputs   … s g =  $  $  $     nothing is revealed, so there is no cheat, and every
+#     teacherless  inputs   … s g =  $  $  $     nothing is revealed, so there is no cheat; every
 #                  targets         s  a  b  g    token of the path carries signal about the plan
-#     multi        inputs   … s g =  s  a  b     the next n_future tokens at once, a row for each head:
-#                  targets         s  a  b  g    the position that sees only s must already name the
-#                                  a  b  g  .    tokens after the next, which nothing revealed gives
-#                                  b  g  .  .    away
+#     multi        inputs   … s g =  s  a  b     the next n_future tokens at once, a row a head: the
+#                  targets         s  a  b  g    position that sees only s must already name the
+#                                  a  b  g  .    tokens after the next, which nothing revealed
+#                                  b  g  .  .    gives away
 
 OBJECTIVES = ("next", "reverse", "teacherless", "multi")
 IGNORE = -100  # no target here (PyTorch's ignore_index)
@@ -194,8 +194,8 @@ def sample_new_graphs(batch_size, deg, path_len, num_nodes, generator, forbidden
         count = int(again.sum())
         prefix[again], path[again] = sample_graphs(count, deg, path_len, num_nodes, generator)
     raise ValueError(
-        f"nearly all graphs G({deg},{path_len}) over {num_nodes} labels are test graphs, so none are"
-        " left to train on; give a larger --num_nodes or a smaller --n_test"
+        f"nearly all graphs G({deg},{path_len}) over {num_nodes} labels are test graphs, so none"
+        " are left to train on; give a larger --num_nodes or a smaller --n_test"
     )
 
 

@@ -1,8 +1,8 @@
 """Write paths with a trained model, and measure what it does (sections 4 and 5 of the paper).
 
-The question is not only how often a path is right, but why. A model that learned the Clever Hans cheat
-is perfect wherever the path so far is revealed to it, follows any arm it is put on, and guesses the
-first step. In this file: decoding, the measurements, and how they are made.
+The question is not only how often a path is right, but why. A model that learned the Clever Hans
+cheat is perfect wherever the path so far is revealed to it, follows any arm it is put on, and guesses
+the first step. In this file: decoding, the measurements, and how they are made.
 """
 
 import copy
@@ -45,7 +45,7 @@ def read_prefix(model, prefix, length):
 
 
 def write_on(model, first, length, cache):
-    """Decode greedily after `first` (B, 1), which the cache has not seen: (B, length), `first` included."""
+    """Decode greedily from `first` (B, 1), which the cache has not seen: (B, length), with first."""
     tokens = [first]
     while len(tokens) < length:
         tokens.append(model(tokens[-1], 1, cache).argmax(dim=2))
@@ -60,21 +60,21 @@ def evaluate(model, prefix, path, s):
     position_accuracy   each token of the path is right, from start to goal
     forced_accuracy     the same with the true path so far revealed (teacher forcing). A teacherless
                         model is shown no path: for it, this is position_accuracy again
-    difficult           the difficult token, the first node after the start, is right; chance is 1/deg
-    margin              its log-probability less that of the likeliest first node of a wrong arm, with
-                        the true path so far revealed: the mean, in nats (deg above 1, path_len above 2)
+    difficult           the difficult token, the first node after the start, is right; a guess: 1/deg
+    margin              its log-probability less that of the likeliest first node of a wrong arm,
+                        with the true path so far revealed: the mean, in nats (deg > 1, path_len > 2)
     wrong_arm, no_path  the two kinds of mistake: another arm of the graph, or no arm at all
     head_accuracy       multi: row k is output head k + 1, teacher-forced; column i is path token i
 
-    next and multi are also put on a wrong arm, whose nodes are revealed in turn, as if the model had
-    written them itself (deg above 1):
+    next and multi are also put on a wrong arm, whose nodes are revealed in turn, as if the model
+    had written them itself (deg > 1, path_len > 2):
 
-    cheat_rate          it names every further inner node of that arm (path_len above 3). The arm's end
+    cheat_rate          it names every further inner node of that arm (path_len > 3). The arm's end
                         is left out, because a model that cheats may copy the goal there
     writes_arm_end, writes_goal     what it names last: the wrong arm's end, the goal, or neither
 
-    Arguments: prefix (M, P) and path (M, l), int64; s, the settings. Under torchrun, each process has
-        its share of the graphs, and all get the numbers of the whole.
+    Arguments: prefix (M, P) and path (M, l), int64; s, the settings. Under torchrun, each process
+        has its share of the graphs, and all get the numbers of the whole.
     Returns: a dict of floats and lists of floats; head_accuracy is a list of lists.
     """
     totals, count = {}, torch.tensor(len(path), device=path.device)
@@ -89,7 +89,7 @@ def evaluate(model, prefix, path, s):
 
 
 def hits_of(model, prefix, path, s):
-    """evaluate for one batch: bool tensors (B,), (B, l) or (B, n_future, l); margin is float, (B,)."""
+    """evaluate for one batch: bool tensors (B,), (B, l) or (B, n_future, l); margin (B,), float."""
     l = path.shape[1]
     in_order = (lambda tokens: tokens.flip(1)) if s.reverse else (lambda tokens: tokens)
     arms = data.trace_arms(prefix, s.deg, s.num_nodes)  # (B, deg, l)
@@ -118,7 +118,8 @@ def hits_of(model, prefix, path, s):
         # A difference of logits is a difference of log-probabilities.
         difficult = logits[:, l - 3 if s.reverse else 0].float()  # (B, V)
         firsts = difficult.gather(1, arms[:, :, 1])  # (B, deg): the first node of each arm
-        hits["margin"] = firsts[is_goal_arm] - firsts.masked_fill(is_goal_arm, -torch.inf).amax(dim=1)
+        wrong_firsts = firsts.masked_fill(is_goal_arm, -torch.inf)
+        hits["margin"] = firsts[is_goal_arm] - wrong_firsts.amax(dim=1)
 
     right = (written == path).all(dim=1)
     is_arm = (arms == written[:, None]).all(dim=2).any(dim=1)
@@ -134,7 +135,7 @@ def hits_of(model, prefix, path, s):
         inputs, targets = data.layout("multi", prefix, path, s.num_nodes, s.reverse, s.n_future)
         trunk, rows = model.trunk(inputs), []
         for k in range(s.n_future):
-            good = model.head(trunk, k, num_logits=l).argmax(dim=2) == targets[:, :, k]  # by position
-            rows.append(in_order(F.pad(good[:, : l - k], (k, 0))))  # by the token that is predicted
+            good = model.head(trunk, k, num_logits=l).argmax(dim=2) == targets[:, :, k]
+            rows.append(in_order(F.pad(good[:, : l - k], (k, 0))))  # shifted to the token predicted
         hits["head_accuracy"] = torch.stack(rows, dim=1)
     return hits

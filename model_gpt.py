@@ -2,23 +2,23 @@
 
     tokens (B, T) -> wte + wpe -> Block, Block, … Block -> LayerNorm -> logits over the vocabulary
 
-Read Attention first, then Block, then GPT.forward. The block is GPT-2's, with two published parts added,
+Read Attention first, then Block, then GPT.forward. The block is GPT-2's, plus two published parts,
 each of which a flag takes out again:
 
-    - Canon (Allen-Zhu 2025): a convolution over the last four tokens before attention. The two tokens of
-      an edge `a b` stand at two positions; with it, one position holds both. Mamba has such a convolution too.
-    - QK-norm (Dehghani et al. 2023): queries and keys are normalised in each head, so that attention cannot
-      saturate early in training on some labels and never recover.
+    - Canon (Allen-Zhu 2025): before attention, a convolution over the last four tokens. The tokens
+      of an edge `a b` stand at two positions; now one position holds both. Mamba has this as well.
+    - QK-norm (Dehghani et al. 2023): queries and keys are normalised in each head, so that attention
+      cannot saturate early on a few labels and stop learning.
 
 Other notable choices:
 
     - Parameter names are GPT-2's (wte, wpe, h.0.attn.c_attn …); the unembedding is wte itself.
-    - The trunk is all blocks but the last. The last block is output head 1, the next-token head; multi-token
-      prediction (Gloeckle et al. 2024, section 2) puts further blocks beside it, all reading the same trunk.
-    - Logits, and the last block's queries and MLP, are computed only at the positions that are asked for.
+    - The trunk is all blocks but the last. The last block is output head 1, the next-token head;
+      multi-token prediction (Gloeckle et al. 2024, section 2) adds further blocks beside it.
+    - Logits, and the last block's queries and MLP, only at the positions that are asked for.
     - Decoding keeps keys and values in a cache, so that a new token costs one row of attention.
 
-Shapes: B graphs, T tokens, C = n_embd channels, H heads of D = C / H channels, V tokens in the vocabulary.
+Shapes: B graphs, T tokens, C = n_embd channels, H heads of D = C / H channels, V vocabulary.
 """
 
 from dataclasses import dataclass
@@ -32,8 +32,8 @@ import torch.nn.functional as F
 class GPTConfig:
     vocab_size: int
     block_size: int  # the longest sequence, in tokens
-    n_layer: int = 7
-    n_head: int = 4
+    n_layer: int = 6
+    n_head: int = 2
     n_embd: int = 64
     n_future: int = 1  # output heads; head k predicts the token k ahead
     canon: bool = True  # see Canon; GPT-2 has none
@@ -41,10 +41,10 @@ class GPTConfig:
 
 
 class Canon(nn.Module):
-    """A Canon layer (Allen-Zhu 2025, "Physics of Language Models: Part 4.1", arXiv 2512.17351, section 3).
+    """A Canon layer (Allen-Zhu 2025, "Physics of Language Models: Part 4.1", arXiv 2512.17351).
 
-    Each channel adds to its value a weighted sum of the last four values, its own included:
-    y_t = x_t + w_0 x_{t-3} + w_1 x_{t-2} + w_2 x_{t-1} + w_3 x_t, a causal depthwise convolution with a residual.
+    A causal convolution of each channel with itself, added to its input:
+    y_t = x_t + w_0 x_{t-3} + w_1 x_{t-2} + w_2 x_{t-1} + w_3 x_t.
     """
 
     WIDTH = 4
@@ -54,22 +54,20 @@ class Canon(nn.Module):
         self.weight = nn.Parameter(torch.empty(config.n_embd, self.WIDTH))
 
     def forward(self, x, cache=None):
-        """x (B, T, C) -> (B, T, C). Arguments: cache, a Cache, which holds the inputs before x, or None."""
+        """x (B, T, C) -> (B, T, C). cache: a Cache, which holds the inputs before x, or None."""
         if cache is None:
             padded = F.pad(x, (0, 0, self.WIDTH - 1, 0))  # zeros stand before the first token
         else:
             padded = torch.cat([cache.window, x], dim=1)  # (B, WIDTH - 1 + T, C)
-            cache.window = padded[:, x.shape[1] :].clone()  # a view would keep all of padded alive
-        # As an image of height 1: conv2d takes the channels last in memory, where they are; conv1d would move them.
+            cache.window = padded[:, x.shape[1] :].clone()  # a view would keep all of padded
+        # As an image of height 1: conv2d takes channels that are last in memory, as they are here.
         image, weight = padded.transpose(1, 2)[:, :, None], self.weight[:, None, None]
         return x + F.conv2d(image, weight, groups=x.shape[2])[:, :, 0].transpose(1, 2)
 
 
 class Attention(nn.Module):
-    """Causal multi-head self-attention (Vaswani et al. 2017, section 3.2), with QK-norm.
-
-    QK-norm (Dehghani et al. 2023, "Scaling Vision Transformers to 22 Billion Parameters", section 2) normalises queries
-    and keys in each head, so that no label's scores are larger than another's only because its vector is longer.
+    """Causal multi-head self-attention (Vaswani et al. 2017, section 3.2), with QK-norm (Dehghani et
+    al. 2023, "Scaling Vision Transformers to 22 Billion Parameters", section 2).
     """
 
     def __init__(self, config):
@@ -82,14 +80,15 @@ class Attention(nn.Module):
         self.k_norm = nn.LayerNorm(D, bias=False) if config.qk_norm else nn.Identity()
 
     def forward(self, x, num_queries, cache=None):
-        """x (B, T, C) -> (B, num_queries, C), for the last positions. Arguments: cache, a Cache or None."""
+        """x (B, T, C) -> (B, num_queries, C), for the last positions. cache: a Cache or None."""
         B, T, C = x.shape
         to_query, to_key_value = self.c_attn.weight.split([C, 2 * C])
         q_bias, kv_bias = self.c_attn.bias.split([C, 2 * C])
         q = F.linear(x[:, T - num_queries :], to_query, q_bias)  # (B, num_queries, C)
         k, v = F.linear(x, to_key_value, kv_bias).split(C, dim=2)  # (B, T, C) each
         q, k, v = (part.unflatten(2, (self.n_head, -1)) for part in (q, k, v))  # (B, …, H, D)
-        q, k, v = (part.transpose(1, 2) for part in (self.q_norm(q), self.k_norm(k), v))  # (B, H, …, D)
+        q, k = self.q_norm(q), self.k_norm(k)
+        q, k, v = (part.transpose(1, 2) for part in (q, k, v))  # (B, H, …, D)
         if cache is not None:
             k, v = cache.append(k, v)  # (B, H, S, D), with S tokens so far
         y = attend(q, k, v)
@@ -97,7 +96,10 @@ class Attention(nn.Module):
 
 
 def attend(q, k, v):
-    """Causal attention of the newest tokens: q (B, H, num_queries, D), k and v (B, H, S, D) -> the shape of q."""
+    """Causal attention of the last num_queries of S tokens.
+
+    q (B, H, num_queries, D), k and v (B, H, S, D) -> (B, H, num_queries, D).
+    """
     num_queries, S = q.shape[2], k.shape[2]
     if num_queries == 1:
         return F.scaled_dot_product_attention(q, k, v)  # the newest token sees all
@@ -119,7 +121,7 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    """One layer: attention moves information between positions, the MLP works on each position alone."""
+    """One layer: attention moves information between positions, the MLP works on each alone."""
 
     def __init__(self, config):
         super().__init__()
@@ -130,7 +132,7 @@ class Block(nn.Module):
         self.mlp = MLP(config)
 
     def forward(self, x, num_queries, cache=None):
-        """x (B, T, C) -> (B, num_queries, C), for the last positions. Arguments: cache, a Cache or None."""
+        """x (B, T, C) -> (B, num_queries, C), for the last positions. cache: a Cache or None."""
         h = self.ln_1(x)
         if self.canon is not None:
             h = self.canon(h, cache)
@@ -139,9 +141,7 @@ class Block(nn.Module):
 
 
 class Cache:
-    """What one block remembers of the tokens so far: Canon's last inputs, and the keys and values of attention, in
-    room set aside for all of them.
-    """
+    """What one block keeps of the tokens so far: Canon's last inputs; attention's keys and values."""
 
     def __init__(self, batch_size, max_tokens, config, like):
         shape = (batch_size, config.n_head, max_tokens, config.n_embd // config.n_head)
@@ -164,27 +164,30 @@ class GPT(nn.Module):
         self.wte = nn.Embedding(config.vocab_size, config.n_embd)
         self.wpe = nn.Embedding(config.block_size, config.n_embd)
         self.h = nn.ModuleList(Block(config) for _ in range(config.n_layer))
-        self.future = nn.ModuleList(Block(config) for _ in range(config.n_future - 1))  # heads 2 … n_future
+        # Output heads 2 … n_future
+        self.future = nn.ModuleList(Block(config) for _ in range(config.n_future - 1))
         self.ln_f = nn.LayerNorm(config.n_embd)
         self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
         self.lm_head.weight = self.wte.weight
         self.init_weights()
 
     def init_weights(self):
-        """Draw the initial weights. They are random; only their scale differs from GPT-2's, which has 0.02 for all.
+        """Draw the initial weights: random, as GPT-2's, but not all with a deviation of 0.02.
 
-        Matrices have a standard deviation of 1 / sqrt(inputs), so that a layer's outputs are of its inputs' size
-        (LeCun et al. 1998, "Efficient BackProp"); at 0.02, a network this narrow stays on its plateau many times longer.
+        Matrices have 1 / sqrt(inputs), so that outputs are of the inputs' size (LeCun et al. 1998,
+        "Efficient BackProp"), and embeddings 0.1: with 0.02, a network this narrow stays on its first
+        plateau several times longer. Canon starts as the token plus the one before it.
         """
         for name, p in self.named_parameters():
             if name.endswith("bias"):
                 nn.init.zeros_(p)
             elif name.endswith("canon.weight"):
-                nn.init.uniform_(p, -(Canon.WIDTH**-0.5), Canon.WIDTH**-0.5)  # as PyTorch's convolutions start
+                nn.init.zeros_(p)
+                nn.init.ones_(p[:, -2])
             elif name.startswith(("h.", "future.")) and p.ndim == 2:
                 nn.init.normal_(p, std=p.shape[1] ** -0.5)
-        nn.init.orthogonal_(self.wte.weight)
-        nn.init.normal_(self.wpe.weight, std=0.02)
+        nn.init.normal_(self.wte.weight, std=0.1)
+        nn.init.normal_(self.wpe.weight, std=0.1)
 
     def trunk(self, tokens, cache=None):
         """All blocks but the last: what the output heads share.
@@ -196,7 +199,8 @@ class GPT(nn.Module):
         past = cache[0].length if cache else 0
         T = tokens.shape[1]
         if past + T > self.config.block_size:
-            raise ValueError(f"the sequence has {past + T} tokens, but block_size is {self.config.block_size}")
+            limit = self.config.block_size
+            raise ValueError(f"the sequence has {past + T} tokens, but block_size is {limit}")
         positions = torch.arange(past, past + T, device=tokens.device)
         x = self.wte(tokens) + self.wpe(positions)
         for i, block in enumerate(self.h[:-1]):
@@ -204,7 +208,7 @@ class GPT(nn.Module):
         return x
 
     def head(self, x, k=0, num_logits=None, cache=None):
-        """Output head k + 1, which predicts the token k + 1 ahead: one block, then the shared unembedding.
+        """Output head k + 1, which predicts the token k + 1 ahead: a block, then the unembedding.
 
         Arguments: x (B, T, C), from trunk; num_logits, how many of the last positions are asked for
             (None: all); cache, from new_cache, in which each head has its own part.

@@ -2,7 +2,7 @@
 
     tokens (B, T) -> embedding -> Block, Block, … Block -> RMSNorm -> logits over the vocabulary
 
-Where a GPT looks back at every token, a Mamba carries one state of fixed size along the sequence. In
+Where a GPT looks back at every token, a Mamba carries a state of fixed size along the sequence. In
 the paper's letters (its Algorithm 2), each of E channels keeps a state h of N numbers:
 
     h_t = exp(dt_t A) h_{t-1} + dt_t B_t x_t     A < 0 is learned: how fast the state fades
@@ -16,12 +16,13 @@ Read selective_scan_reference first, then Mixer, then Mamba.forward. Notable cho
       multi-token prediction (Gloeckle et al. 2024, section 2) puts further blocks beside it, all
       reading the same trunk.
     - Logits, and the last block's gate and output, only at the positions that are asked for.
-    - Initial values are mimetic: upstream's leave this task's lookups unlearned (Mixer.start_as_lookup).
-    - Decoding keeps each convolution's last inputs and each state, so that a new token costs the same
-      time and memory wherever it stands.
+    - Initial values are mimetic (Mixer.start_as_lookup), and the convolution has a width of 2; with
+      upstream's values and width 4, this network did not learn the lookups in the same time.
+    - Decoding keeps each convolution's last inputs and each state, so that a new token costs the
+      same time and memory wherever it stands.
 
-Shapes: B graphs, T tokens, C = n_embd channels, E = expand · C inner channels, N = d_state numbers of
-state a channel, V tokens in the vocabulary.
+Shapes: B graphs, T tokens, C = n_embd channels, E = expand · C inner channels, N = d_state numbers
+of state a channel, V vocabulary.
 """
 
 import math
@@ -89,7 +90,7 @@ class MambaConfig:
 
 
 class Mixer(nn.Module):
-    """The Mamba block of the paper's figure 3: one path goes through convolution and scan, the other gates it."""
+    """The Mamba block (figure 3): one path goes through convolution and scan, the other gates it."""
 
     def __init__(self, config):
         super().__init__()
@@ -97,7 +98,7 @@ class Mixer(nn.Module):
         self.dt_rank = config.dt_rank or math.ceil(C / 16)
         self.scan = config.scan
         self.in_proj = nn.Linear(C, 2 * E, bias=False)
-        self.conv1d = nn.Conv1d(E, E, config.d_conv, groups=E)  # holds weight (E, 1, d_conv) and bias (E,)
+        self.conv1d = nn.Conv1d(E, E, config.d_conv, groups=E)  # weight (E, 1, d_conv), bias (E,)
         self.x_proj = nn.Linear(E, self.dt_rank + 2 * N, bias=False)
         self.dt_proj = nn.Linear(self.dt_rank, E)
         # S4D-real: A_n = -n (section 3.6)
@@ -120,13 +121,13 @@ class Mixer(nn.Module):
 
     @torch.no_grad()
     def start_as_lookup(self):
-        """Mimetic initial values (Trockman et al. 2024, arXiv 2410.11135): start near linear attention.
+        """Mimetic initial values (Trockman et al. 2024, arXiv 2410.11135): near linear attention.
 
-        The state hardly fades (A = -0.1 with dt from 0.1 to 1), C starts as a copy of B, so that what
-        was written under a label is read under the same label, and the convolution starts as the
-        newest token in one half of the channels and the one before in the other. What is read comes
-        back in the basis of what was written: out_proj starts as a multiple of in_proj transposed
-        (Trockman & Kolter 2023, arXiv 2305.09828, do so for attention). All matrices stay random.
+        The state hardly fades (A = -0.1, dt from 0.1 to 1). C starts as a copy of B, so that what was
+        written under a label is read under it. The convolution starts as the newest token in one
+        half of the channels and the one before in the other. out_proj starts as a multiple of in_proj
+        transposed, so that what is read comes back in the basis of what was written (Trockman &
+        Kolter 2023, arXiv 2305.09828, do so for attention). The matrices themselves are random.
         """
         (E, N), R, half = self.A_log.shape, self.dt_rank, len(self.A_log) // 2
         self.A_log.fill_(math.log(0.1))
@@ -161,7 +162,7 @@ class Mixer(nn.Module):
     def conv(self, x, cache):
         """Causal convolution, each channel by itself: position t sees d_conv inputs up to t.
 
-        x (B, T, E) -> (B, T, E). Arguments: cache, a Cache, which holds the inputs before x, or None.
+        x (B, T, E) -> (B, T, E). cache: a Cache, which holds the inputs before x, or None.
         """
         T, width = x.shape[1], self.conv1d.weight.shape[2]
         if cache:
@@ -190,7 +191,7 @@ class Block(nn.Module):
 
 
 class Cache:
-    """What one block remembers of the tokens so far: its convolution's last inputs and its state."""
+    """What one block keeps of the tokens so far: its convolution's last inputs and its state."""
 
     def __init__(self, batch_size, config, like):
         E = config.expand * config.n_embd
@@ -207,7 +208,8 @@ class Mamba(nn.Module):
         if config.mimetic:
             nn.init.orthogonal_(self.embedding.weight)
         self.layers = nn.ModuleList(Block(config) for _ in range(config.n_layer))
-        self.future = nn.ModuleList(Block(config) for _ in range(config.n_future - 1))  # heads 2 … n_future
+        # Output heads 2 … n_future
+        self.future = nn.ModuleList(Block(config) for _ in range(config.n_future - 1))
         self.norm_f = nn.RMSNorm(config.n_embd, eps=1e-5)
         self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
         self.lm_head.weight = self.embedding.weight
@@ -224,7 +226,7 @@ class Mamba(nn.Module):
         return x
 
     def head(self, x, k=0, num_logits=None, cache=None):
-        """Output head k + 1, which predicts the token k + 1 ahead: one block, then the shared unembedding.
+        """Output head k + 1, which predicts the token k + 1 ahead: a block, then the unembedding.
 
         Arguments: x (B, T, C), from trunk; num_logits, how many of the last positions are asked for
             (None: all); cache, from new_cache, in which each head has its own part.

@@ -8,9 +8,9 @@ The gradient, derived once for both files. Write a_t = exp(dt_t A) and u_t = dt_
 
     h_t = a_t h_{t-1} + u_t B_t          y_t = C_t · h_t + D x_t
 
-Let g_t be the gradient of the loss with respect to h_t. The state h_t acts on y_t and on h_{t+1}, so
+Let g_t be the gradient of the loss with respect to h_t. h_t acts on both y_t and h_{t+1}, so
 
-    g_t  = C_t dy_t + a_{t+1} g_{t+1}    a recurrence of the same kind, run from the end to the start
+    g_t  = C_t dy_t + a_{t+1} g_{t+1}    a recurrence of the same kind, from the end to the start
 
 and the rest follows by the chain rule, with a sum over each index that the left side lacks:
 

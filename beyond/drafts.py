@@ -1,5 +1,5 @@
-"""Self-speculative decoding: output heads 2 … n draft tokens, head 1 accepts them (Gloeckle et al. 2024,
-section 3.2; Stern et al. 2018).
+"""Self-speculative decoding: output heads 2 … n draft tokens, head 1 accepts them (Gloeckle et al.
+2024, section 3.2; Stern et al. 2018).
 
     python beyond/drafts.py runs/NAME        how many passes a run of train.py --multi saves
 
@@ -24,9 +24,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 def decode_by_drafts(model, prefix, length):
     """Greedy decoding in fewer passes.
 
-    Arguments: prefix (1, P), int64: one graph, since each would accept a different number of drafts;
-        length, in tokens. Returns: the path (1, length), int64, and the number of passes, the prefix's
-        among them.
+    Arguments: prefix (1, P), int64: one graph, since each would accept another number of drafts;
+        length, in tokens.
+    Returns: the path (1, length), int64, and the number of passes, the prefix's among them.
     """
     cache = model.new_cache(1, prefix.shape[1] + length - 1)
     unread, drafts, tokens, passes = prefix, prefix[:, :0], prefix[:, :0], 0
@@ -35,7 +35,7 @@ def decode_by_drafts(model, prefix, length):
         trunk = model.trunk(torch.cat([unread, drafts], dim=1), cache)
         says = model.head(trunk, 0, drafts.shape[1] + 1, cache).argmax(dim=2)
         passes += 1
-        agree = (says[:, :-1] == drafts).int().cumprod(dim=1)  # 1 up to the first draft that differs
+        agree = (says[:, :-1] == drafts).int().cumprod(dim=1)  # 1 up to the first wrong draft
         kept = int(agree.sum())
         new = says[:, : kept + 1]  # the accepted drafts, and head 1's own next token
         tokens = torch.cat([tokens, new], dim=1)
@@ -45,7 +45,7 @@ def decode_by_drafts(model, prefix, length):
         ahead = [model.head(trunk, k, drafts.shape[1] + 1, cache).argmax(dim=2) for k in heads]
         if kept == drafts.shape[1]:
             unread = new[:, -1:]
-        else:  # the cache has read wrong drafts: go back, and read the right ones with the next pass
+        else:  # the cache has read wrong drafts: go back, and read the right ones next time
             cache, unread = saved, torch.cat([unread, new], dim=1)
         drafts = torch.cat([said[:, kept : kept + 1] for said in ahead] + [prefix[:, :0]], dim=1)
         drafts = drafts[:, : length - tokens.shape[1] - 1]  # a pass writes one more than it accepts
@@ -57,7 +57,7 @@ def main(argv=None):
     from plumbing import flags, graph_files, run_folder
 
     folders = sys.argv[1:] if argv is None else argv
-    with flags.one_sentence_for_faults({}):
+    with flags.one_sentence_for_faults(program="drafts.py"):
         if len(folders) != 1:
             raise ValueError("give the folder of one run of train.py --multi")
         given = {"resume": folders[0], "eval_only": True, "device": "cpu"}
@@ -72,8 +72,8 @@ def main(argv=None):
             written, count = decode_by_drafts(model, one[None], s.path_len)
             passes, right = passes + count, right + int(torch.equal(written[0], its_path))
         print(
-            f"{len(path)} paths of {s.path_len} tokens: {passes / len(path):.2f} passes each, where one"
-            f" token a pass takes {s.path_len}; {right / len(path):.1%} of the paths are right"
+            f"{len(path)} paths of {s.path_len} tokens: {passes / len(path):.2f} passes each, where"
+            f" one token a pass takes {s.path_len}; {right / len(path):.1%} of the paths are right"
         )
 
 

@@ -94,7 +94,8 @@ def parse_graph(line, num_nodes):
     largest = max(*edges, *path, start, goal)
     if largest >= num_nodes:
         raise ValueError(
-            f"label {largest} is out of range: --num_nodes is {num_nodes}; give {largest + 1} or more"
+            f"label {largest} is out of range: --num_nodes is {num_nodes}; give {largest + 1} or"
+            " more"
         )
 
     parents, children = edges[0::2], edges[1::2]
@@ -246,8 +247,10 @@ def without(test, batches, num_nodes):
         new &= ~torch.isin(keys, data.graph_keys(prefix, num_nodes))
     if not new.any():
         raise ValueError(
-            f"the run trained on all of the {len(new)} graphs; give others by --test_file or --n_test"
+            f"the run trained on all of the {len(new)} graphs; give others by --test_file or"
+            " --n_test"
         )
     if not new.all():
-        print(f"The run trained on {int((~new).sum()):,} of the {len(new):,} graphs; they are left out")
+        count = f"{int((~new).sum()):,} of the {len(new):,}"
+        print(f"The run trained on {count} graphs; they are left out")
     return [part[new] for part in test]

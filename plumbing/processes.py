@@ -21,7 +21,9 @@ def join_processes(s):
     if world == 1:
         return
     if s.device not in ("cpu", "cuda"):
-        raise ValueError(f"--device {s.device} does not go with {world} processes; give cpu or cuda")
+        raise ValueError(
+            f"--device {s.device} does not go with {world} processes; give cpu or cuda"
+        )
     if s.batch_size % world or s.n_test < world:
         raise ValueError(
             f"--batch_size {s.batch_size} and --n_test {s.n_test} cannot be shared out over {world}"

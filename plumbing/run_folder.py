@@ -2,7 +2,7 @@
 
 No work is lost: whatever stops a run, and whenever, its folder holds a whole checkpoint. Every file
 is written under a temporary name, flushed to the disk and renamed; only the log grows line by line,
-and a line that a kill cut short is dropped on resuming. Loading a checkpoint executes nothing in it.
+and a line that a kill cut short is dropped on resuming. Loading a checkpoint executes nothing.
 """
 
 import contextlib
@@ -48,7 +48,7 @@ class Run:
         return step % self.s.eval_every == 0 or step == self.s.steps
 
     def log(self, step, loss, measured, model, optimizers):
-        """Add an evaluation to the log and save a checkpoint. Arguments: loss, of the last batch."""
+        """Add an evaluation to the log and save a checkpoint. loss: that of the last batch."""
         s, speed = self.s, None
         if self.last_evaluation:
             since, before = self.last_evaluation
@@ -84,7 +84,7 @@ class Run:
         sys.exit(1)
 
     def show(self, step, loss):
-        """Print the progress: a line rewritten at each step on a terminal, else one an evaluation."""
+        """Print the progress: on a terminal a line rewritten each step, else one an evaluation."""
         s, record, on_terminal = self.s, self.record, sys.stdout.isatty()
         if record is None or (step != record["step"] and not on_terminal):
             return

@@ -37,8 +37,8 @@ def test_the_plateau_was_shortened(answers):
     assert config["model"] == "gpt" and config["n_test"] >= 1000, "exercise 7: a GPT, tested on 1,000 graphs or more"
     assert not config.get("init_from"), "exercise 7: start from nothing, for the log counts this run's graphs only"
     if folder != HOME:  # a student's
-        ours = "exercise 7: those are our answer; find yours with --no_token_shift --no_qk_norm --carry 1"
-        assert config["no_token_shift"] and config["no_qk_norm"] and config["carry"] == 1, ours
+        ours = "exercise 7: those are our answer; find yours with --no_canon --no_qk_norm"
+        assert config["no_canon"] and config["no_qk_norm"], ours
     left = graphs_until_left(log)
     budget = baseline_log[-1]["graphs"]  # the baseline was still on the plateau then
     assert left is not None and left < budget, f"exercise 7: {sheet['run']} is on the plateau for {budget:,} graphs"
