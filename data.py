@@ -122,7 +122,7 @@ def trace_arms(prefix, deg, num_nodes):
 
 
 # ------------------------------------------------------------------------------------------------
-# The four objectives (section 4: next; section 5: reverse, teacherless; Gloeckle et al. 2024: multi)
+# The four objectives (section 4: next; 5: reverse, teacherless; Gloeckle et al. 2024: multi)
 #
 # An objective is what the model sees (inputs) and what it must predict (targets). The output at
 # position i sees inputs 0 … i; the last path_len positions have targets. For the path s a b g:

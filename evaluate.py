@@ -1,8 +1,8 @@
 """Write paths with a trained model, and measure what it does (sections 4 and 5 of the paper).
 
 The question is not only how often a path is right, but why. A model that learned the Clever Hans
-cheat is perfect wherever the path so far is revealed to it, follows any arm it is put on, and guesses
-the first step. In this file: decoding, the measurements, and how they are made.
+cheat is perfect wherever the path so far is revealed to it, follows any arm it is put on, and
+guesses the first step. In this file: decoding, the measurements, and how they are made.
 """
 
 import copy
@@ -45,7 +45,7 @@ def read_prefix(model, prefix, length):
 
 
 def write_on(model, first, length, cache):
-    """Decode greedily from `first` (B, 1), which the cache has not seen: (B, length), with first."""
+    """Decode greedily from `first` (B, 1), which the cache has not seen: (B, length)."""
     tokens = [first]
     while len(tokens) < length:
         tokens.append(model(tokens[-1], 1, cache).argmax(dim=2))
@@ -60,9 +60,9 @@ def evaluate(model, prefix, path, s):
     position_accuracy   each token of the path is right, from start to goal
     forced_accuracy     the same with the true path so far revealed (teacher forcing). A teacherless
                         model is shown no path: for it, this is position_accuracy again
-    difficult           the difficult token, the first node after the start, is right; a guess: 1/deg
-    margin              its log-probability less that of the likeliest first node of a wrong arm,
-                        with the true path so far revealed: the mean, in nats (deg > 1, path_len > 2)
+    difficult           the difficult token, the first node after the start, is right (a guess: 1/deg)
+    margin              its log-probability less that of the likeliest first node of a wrong arm, the
+                        true path so far revealed: the mean, in nats (deg > 1, path_len > 2)
     wrong_arm, no_path  the two kinds of mistake: another arm of the graph, or no arm at all
     head_accuracy       multi: row k is output head k + 1, teacher-forced; column i is path token i
 

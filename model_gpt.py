@@ -7,8 +7,8 @@ each of which a flag takes out again:
 
     - Canon (Allen-Zhu 2025): before attention, a convolution over the last four tokens. The tokens
       of an edge `a b` stand at two positions; now one position holds both. Mamba has this as well.
-    - QK-norm (Dehghani et al. 2023): queries and keys are normalised in each head, so that attention
-      cannot saturate early on a few labels and stop learning.
+    - QK-norm (Dehghani et al. 2023): queries and keys are normalised in each head, so that
+      attention cannot saturate early on a few labels and stop learning.
 
 Other notable choices:
 
@@ -66,8 +66,9 @@ class Canon(nn.Module):
 
 
 class Attention(nn.Module):
-    """Causal multi-head self-attention (Vaswani et al. 2017, section 3.2), with QK-norm (Dehghani et
-    al. 2023, "Scaling Vision Transformers to 22 Billion Parameters", section 2).
+    """Causal multi-head self-attention (Vaswani et al. 2017, section 3.2), with QK-norm.
+
+    (Dehghani et al. 2023, "Scaling Vision Transformers to 22 Billion Parameters", section 2.)
     """
 
     def __init__(self, config):
@@ -141,7 +142,7 @@ class Block(nn.Module):
 
 
 class Cache:
-    """What one block keeps of the tokens so far: Canon's last inputs; attention's keys and values."""
+    """What one block keeps of the tokens so far: Canon's last inputs, and keys and values."""
 
     def __init__(self, batch_size, max_tokens, config, like):
         shape = (batch_size, config.n_head, max_tokens, config.n_embd // config.n_head)
@@ -175,8 +176,8 @@ class GPT(nn.Module):
         """Draw the initial weights: random, as GPT-2's, but not all with a deviation of 0.02.
 
         Matrices have 1 / sqrt(inputs), so that outputs are of the inputs' size (LeCun et al. 1998,
-        "Efficient BackProp"), and embeddings 0.1: with 0.02, a network this narrow stays on its first
-        plateau several times longer. Canon starts as the token plus the one before it.
+        "Efficient BackProp"), and embeddings 0.1: with 0.02, a network this narrow stays on its
+        first plateau several times longer. Canon starts as the token plus the one before it.
         """
         for name, p in self.named_parameters():
             if name.endswith("bias"):

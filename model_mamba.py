@@ -90,7 +90,7 @@ class MambaConfig:
 
 
 class Mixer(nn.Module):
-    """The Mamba block (figure 3): one path goes through convolution and scan, the other gates it."""
+    """The Mamba block (figure 3): one path goes through convolution and scan, one gates it."""
 
     def __init__(self, config):
         super().__init__()
@@ -123,11 +123,11 @@ class Mixer(nn.Module):
     def start_as_lookup(self):
         """Mimetic initial values (Trockman et al. 2024, arXiv 2410.11135): near linear attention.
 
-        The state hardly fades (A = -0.1, dt from 0.1 to 1). C starts as a copy of B, so that what was
-        written under a label is read under it. The convolution starts as the newest token in one
-        half of the channels and the one before in the other. out_proj starts as a multiple of in_proj
-        transposed, so that what is read comes back in the basis of what was written (Trockman &
-        Kolter 2023, arXiv 2305.09828, do so for attention). The matrices themselves are random.
+        The state hardly fades (A = -0.1, dt from 0.1 to 1). C starts as a copy of B, so that what
+        was written under a label is read under it. The convolution starts as the newest token in one
+        half of the channels and the one before in the other. out_proj starts as a multiple of
+        in_proj transposed, so that what is read comes back in the basis of what was written (Trockman
+        & Kolter 2023, arXiv 2305.09828, do so for attention). The matrices themselves are random.
         """
         (E, N), R, half = self.A_log.shape, self.dt_rank, len(self.A_log) // 2
         self.A_log.fill_(math.log(0.1))

@@ -1,26 +1,23 @@
-"""The selective scan as two fused GPU kernels in Triton, forward and backward. Optional.
+"""The selective scan as two fused GPU kernels in Triton, forward and backward. It is optional.
 
     h_t = exp(dt_t A) h_{t-1} + dt_t B_t x_t        y_t = C_t · h_t + D x_t
 
-The scan does little arithmetic on many numbers, so on a GPU its time goes into moving them. Written
-in PyTorch, exp(dt A) and the states are tensors (B, T, E, N), N times larger than the input, and
-each operation reads them from memory and writes them back. Here one program takes one graph and a
-block of channels, holds their states in registers and walks along time. It reads x, dt, B and C and
-writes y; all else happens in registers. That is the "hardware-aware" scan of Gu & Dao 2023 (arXiv
-2312.00752, section 3.3.2), without its parallel scan over time: the graphs here are short and many,
-so batch and channels alone keep a GPU busy.
+The scan does little arithmetic on many numbers, so on a GPU its time goes into moving them. In
+PyTorch, exp(dt A) and the states are tensors (B, T, E, N), N times larger than the input, which
+every operation reads from memory and writes back. Here one program takes one graph and a block of
+channels, holds their states in registers and walks along time: it reads only x, dt, B and C, and
+writes only y. This is the "hardware-aware" scan of Gu & Dao 2023 (arXiv 2312.00752, section 3.3.2),
+but it does not parallelise over time: with many short graphs, a GPU is busy enough.
 
-The backward pass needs every state again, the last one first. The forward pass stores only the state
-before each chunk of CHUNK steps. The backward kernel starts with the last chunk, recomputes its
-states, keeps them in registers (its loops over a chunk are unrolled for that) and walks back. Two
-alternatives are worse: with scratch memory for a chunk's states, all states would go through memory
-after all; and solving the step for h_{t-1} divides by exp(dt A), which amplifies rounding errors.
+The backward pass needs every state again, the last one first. Memory holds only the state before
+each chunk of steps; from it the kernel recomputes the chunk's states, keeps them in registers (for
+which its loops over a chunk are unrolled) and walks back. Scratch memory for them would bring the
+traffic back; solving a step for h_{t-1} divides by exp(dt A), which amplifies rounding errors.
 
-These kernels have not run on a GPU yet. tests/test_scan_triton.py checks their numbers in Triton's
-interpreter on a CPU, and that they compile for sm_80 and sm_90 without spilling registers. Their
-speed has not been measured.
+These kernels have not run on a GPU yet, and their speed is not known. tests/test_scan_triton.py
+runs them in Triton's interpreter on a CPU, and compiles them for sm_80 and sm_90 without spills.
 
-Shapes: B graphs, T time steps, E channels, N numbers of state a channel; scan.py has the gradient.
+Shapes: B graphs, T time steps, E channels, N numbers of state a channel.
 """
 
 import torch
@@ -28,9 +25,8 @@ import triton
 import triton.language as tl
 from torch.autograd.function import once_differentiable
 
-# Each thread holds TILE / (32 WARPS) = 4 numbers of state, and 4 CHUNK in the backward pass, which
-# takes 192 of its 255 registers (float32, N = 16). Chunks of 16 do not fit and spill to memory; nor,
-# on sm_90, does a single warp.
+# Each thread holds TILE / (32 WARPS) = 4 numbers of state, in the backward pass 4 CHUNK, and then
+# uses 192 of its 255 registers (float32, N = 16). CHUNK = 16, or WARPS = 1 on sm_90, would spill.
 CHUNK = 8  # steps in a chunk; more would store fewer states in memory, but need more registers
 TILE = 256  # numbers of state in a program; more would leave fewer parts of dB and dC to add up
 WARPS = 2  # a program's threads, in units of 32
@@ -43,16 +39,12 @@ def block_sizes(E, N):
 
 
 # ------------------------------------------------------------------------------------------------
-# The kernels. A program works on graph b = program_id(0) and the BLOCK_E channels of block
-# program_id(1).
-#
-# Tensors are contiguous. Each pointer first moves to graph b, with a 64-bit offset, because a batch
+# The kernels. A program works on graph program_id(0) and on block program_id(1) of the channels.
+# Tensors are contiguous. Each pointer first moves to its graph, by a 64-bit offset, because a batch
 # may hold more than 2^31 numbers. Inside a graph 32 bits suffice, and take fewer registers.
-#
 # E and N need not fill the tile, nor T the last chunk. What lies outside is read as 0 and not
-# written. Zeros are harmless: they add nothing to a sum, and with dt = 0 a step leaves h as it is.
-#
-# No program reads what it, or another, has written to memory, so no thread has to wait for another.
+# written. Zeros are harmless: they add nothing to a sum, and a step with dt = 0 leaves h as it is.
+# No program reads what it, or another, has written to memory, so no thread waits for another.
 
 
 @triton.jit
@@ -90,15 +82,13 @@ def forward_kernel(
         B = load(B_ptr, t, N, n, True, A.dtype)
         C = load(C_ptr, t, N, n, True, A.dtype)
         h = tl.exp(dt[:, None] * A) * h + (dt * x)[:, None] * B[None, :]
-        y = tl.sum(h * C[None, :], axis=1) + D * x
-        tl.store(y_ptr + t * E + channel, y, mask=channel < E)
+        tl.store(y_ptr + t * E + channel, tl.sum(h * C[None, :], axis=1) + D * x, mask=channel < E)
     tl.store(last_ptr + b * E * N + tile, h, mask=in_tile)
 
 
-# The backward kernel follows the docstring of scan.py, which derives each gradient and names it as
-# here. Sums over N and T stay inside a program. Those over E and B do not: each program writes its
-# part to a place of its own, and PyTorch adds the parts up. Atomic additions would save that memory,
-# but would add in a different order in each run.
+# scan.py derives the gradients, under the names used here. Sums over N and T stay inside a program.
+# For sums over E and B each program writes its part, and PyTorch adds the parts. Atomic additions
+# would save that memory, but would add in a different order in each run.
 
 
 @triton.jit
@@ -108,8 +98,7 @@ def backward_kernel(
     T, E, N, CHUNK: tl.constexpr, BLOCK_E: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
     b = tl.program_id(0).to(tl.int64)
-    # dA and dD have a part for each graph, dB and dC one for each block of channels and graph.
-    part = tl.program_id(1) * tl.num_programs(0) + b
+    part = tl.program_id(1) * tl.num_programs(0) + b  # of dB and dC; dA and dD have one a graph
     x_ptr, dt_ptr, dy_ptr = x_ptr + b * T * E, dt_ptr + b * T * E, dy_ptr + b * T * E
     dx_ptr, ddt_ptr = dx_ptr + b * T * E, ddt_ptr + b * T * E
     B_ptr, C_ptr = B_ptr + b * T * N, C_ptr + b * T * N
@@ -122,8 +111,7 @@ def backward_kernel(
     A = tl.load(A_ptr + tile, mask=in_tile, other=0.0)
     D = tl.load(D_ptr + channel, mask=channel < E, other=0.0)
     g = tl.load(dlast_ptr + b * E * N + tile, mask=in_tile, other=0.0)
-    dA = tl.zeros([BLOCK_E, BLOCK_N], A.dtype)
-    dD = tl.zeros([BLOCK_E], A.dtype)
+    dA, dD = tl.zeros([BLOCK_E, BLOCK_N], A.dtype), tl.zeros([BLOCK_E], A.dtype)
     chunks = tl.cdiv(T, CHUNK)
     for done in range(chunks):
         chunk = chunks - 1 - done
@@ -176,25 +164,21 @@ def selective_scan_triton(x, dt, A, B, C, D, initial_state):
     """The selective scan of Gu & Dao 2023 (equation 2, Algorithm 2), in one kernel each way.
 
     Arguments: x, dt (B, T, E), dt after its softplus; A (E, N); B, C (B, T, N); D (E,);
-        initial_state (B, E, N). A, D and initial_state have the state's dtype, float32 or float64;
-        x, dt, B and C have that or a narrower one. All are on one GPU, or on the CPU in Triton's
-        interpreter.
+        initial_state (B, E, N). A, D and initial_state have the state's dtype, float32 or float64,
+        the others that or a narrower one. All on one GPU, or on the CPU in Triton's interpreter.
     Returns: y (B, T, E) in x's dtype; the last state (B, E, N) in A's dtype.
     Raises: ValueError for a device that cannot run it, or a graph whose x has 2^31 numbers or more.
 
-    The numbers it must move, as multiples of B·T·E, counted in the code, not measured; at N = 16:
-        forward   reads x, dt; writes y and the states      3 + N / CHUNK                    =  5
-        backward  reads x, dt, dy, the states; writes
-                  dx, ddt, and the parts of dB and dC,
-                  which are read again to add them up       5 + N / CHUNK + 4 N / BLOCK_E    = 11
-    A single tensor (B, T, E, N) is 16. B and C are small, and each block of channels reads them
-    again, from the cache if all goes well. States and parts take the state's 4 bytes a number, even
-    where x takes 2.
+    The numbers it moves, in units of B·T·E: counted in the code, not measured, and for N = 16.
+        forward   3 + N / CHUNK = 5: x, dt in; y and the state before each chunk out
+        backward  5 + N / CHUNK + 4 N / BLOCK_E = 11: x, dt, dy and those states in; dx, ddt out;
+                  the parts of dB and dC out, and in again to be added up
+    A tensor (B, T, E, N) alone is 16. B and C are small; each block of channels reads them again,
+    we hope from the cache. States and parts take 4 bytes a number (float32) even where x takes 2.
     """
     if not (x.is_cuda or INTERPRETED):
-        raise ValueError(
-            f"scan 'triton' runs on a GPU, but x is on {x.device}; choose another, as in --scan fast"
-        )
+        raise ValueError(f"scan 'triton' runs on a GPU, but x is on {x.device};"
+                         " choose another, as in --scan fast")
     if x.shape[1] * max(A.shape) >= 2**31:
         shape = tuple(x.shape)
         raise ValueError(f"scan 'triton' takes less than 2^31 numbers a graph, but x is {shape}")
@@ -203,14 +187,12 @@ def selective_scan_triton(x, dt, A, B, C, D, initial_state):
 
 class TritonScan(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x, dt, A, B, C, D, initial_state):
-        inputs = x, dt, A, B, C, D, initial_state
+    def forward(ctx, *inputs):
         x, dt, A, B, C, D, initial_state = (v.contiguous() for v in inputs)
         (batch, T, E), N, keep = x.shape, A.shape[1], any(ctx.needs_input_grad)
         BLOCK_E, BLOCK_N = block_sizes(E, N)
         y, last_state = torch.empty_like(x), torch.empty_like(initial_state)
-        # The state before each chunk, for the backward pass.
-        borders = A.new_empty(batch, triton.cdiv(T, CHUNK) if keep else 0, E, N)
+        borders = A.new_empty(batch, triton.cdiv(T, CHUNK) if keep else 0, E, N)  # a state a chunk
         with torch.cuda.device_of(x):  # Triton launches on the current GPU, which need not be x's
             forward_kernel[batch, triton.cdiv(E, BLOCK_E)](
                 x, dt, A, B, C, D, initial_state, y, last_state, borders,
@@ -227,14 +209,12 @@ class TritonScan(torch.autograd.Function):
         BLOCK_E, BLOCK_N = block_sizes(E, N)
         blocks = triton.cdiv(E, BLOCK_E)
         dy, dlast = dy.contiguous(), dlast.contiguous()
-        dx, ddt, dinitial = torch.empty_like(x), torch.empty_like(dt), torch.empty_like(dlast)
+        dx, ddt, dinitial = (torch.empty_like(v) for v in (x, dt, dlast))
         dA, dD = A.new_empty(batch, E, N), A.new_empty(batch, E)
         dB, dC = A.new_empty(blocks, batch, T, N), A.new_empty(blocks, batch, T, N)
         with torch.cuda.device_of(x):
             backward_kernel[batch, blocks](
-                x, dt, A, B, C, D, borders, dy, dlast,
-                dx, ddt, dA, dB, dC, dD, dinitial,
+                x, dt, A, B, C, D, borders, dy, dlast, dx, ddt, dA, dB, dC, dD, dinitial,
                 T, E, N, CHUNK, BLOCK_E, BLOCK_N, num_warps=WARPS,
             )  # fmt: skip
-        dA, dB, dC, dD = (v.sum(0) for v in (dA, dB, dC, dD))
-        return dx, ddt, dA, dB.to(B.dtype), dC.to(C.dtype), dD, dinitial
+        return dx, ddt, dA.sum(0), dB.sum(0).to(B.dtype), dC.sum(0).to(C.dtype), dD.sum(0), dinitial

@@ -28,8 +28,8 @@ from plumbing import flags, graph_files, pretrained, processes, run_folder
 
 # ------------------------------------------------------------------------------------------------
 # The settings: name=(default, what --help says). Each is a flag of the same name. A default may
-# differ between the models. They are what learned the path in minutes on two CPU cores; the graph is
-# the largest on which that was so, with fewer labels than the paper's 50 (results/LOG.md tells more).
+# differ between the models. They are what learned the path in minutes on two CPU cores, on the
+# largest graph on which that was so. Mamba's has the paper's 50 labels (results/LOG.md tells more).
 
 SETTINGS = {
     "the task": dict(
@@ -46,8 +46,8 @@ SETTINGS = {
         reverse=(False, "write the path from goal to start; alone it is --objective reverse"),
         teacherless=(False, "short for --objective teacherless"),
         multi=(False, "short for --objective multi"),
-        n_future=(0, "output heads of --multi: head k predicts the token k ahead; 0: 4, if path_len"
-                     " is not less"),
+        n_future=(0, "output heads of --multi: head k predicts the token k ahead; 0: 4 for the GPT,"
+                     " 2 for Mamba, at most path_len"),
         only_difficult=(False, "train on the loss of the difficult token alone; not with --multi"),
     ),
     "the model": dict(
@@ -67,9 +67,9 @@ SETTINGS = {
         optimizer=("muon", "muon: Muon for the blocks' matrices, AdamW for the rest; adamw: AdamW"),
         lr=({"gpt": 3e-3, "mamba": 2e-3}, "AdamW's learning rate; Muon's is ten times that"),
         batch_size=({"gpt": 192, "mamba": 256}, "graphs a step"),
-        steps=({"gpt": 1000, "mamba": 600}, "steps"),
+        steps=({"gpt": 1200, "mamba": 800}, "steps"),
         warmup=(10, "steps over which the learning rate rises"),
-        decay=({"gpt": 0.4, "mamba": 0.6}, "share of the steps, the last ones, over which the"
+        decay=({"gpt": 0.3, "mamba": 0.6}, "share of the steps, the last ones, over which the"
                                            " learning rate falls to 0; 0: it stays"),
     ),
     "the run": dict(
@@ -110,7 +110,7 @@ def batch_of(step, s, fixed, forbidden):
         generator = graph_files.generator_for(s.seed, graph_files.FRESH, step)
         return data.sample_new_graphs(B, *shape, generator, forbidden)
     prefix, path = fixed
-    epoch, i = divmod(step, len(path) // B)  # what is less than a batch at an epoch's end is skipped
+    epoch, i = divmod(step, len(path) // B)  # an epoch's rest of less than a batch is skipped
     rows = graph_files.epoch_order(len(path), s.seed, epoch)[i * B : (i + 1) * B]
     return prefix[rows], path[rows]
 
@@ -169,7 +169,7 @@ def add_gradients(model, inputs, targets):
     The loss is the cross-entropy: for each output head the mean over its targets, then the sum over
     the heads (Gloeckle et al. 2024, section 2). The heads take turns, so that only one head's
     logits exist at a time: each head's backward pass stops at the trunk's output, where gradients
-    add up; one backward pass then takes their sum through the trunk. On a CPU the batch is processed
+    add up; one backward pass then takes their sum through the trunk. On a CPU the batch goes through
     in parts that fit in the cache, a fifth faster: most operations wait for memory.
 
     Arguments: inputs (B, T) and targets (B, l, K), int64. Returns: the loss, a float.
@@ -256,7 +256,7 @@ def train_from(s, files, checkpoint):
     test = processes.share_of(test, s.device)
     if processes.this_process()[0] > 0:  # only the first process writes
         return train(s, None, test, fixed, forbidden, checkpoint)
-    if s.warmup > (1 - s.decay) * s.steps:  # the rate falls before it has risen; where do they meet?
+    if s.warmup > (1 - s.decay) * s.steps:  # the rate falls before it has risen
         falls = max(1, s.decay * s.steps)
         step = (s.steps * (s.warmup + 1) - falls) / (s.warmup + 1 + falls)
         print(f"--warmup {s.warmup} is long for --steps {s.steps}: the learning rate rises to about"
@@ -264,7 +264,7 @@ def train_from(s, files, checkpoint):
     folder = Path(s.resume) if checkpoint else run_folder.new_folder(s)
     with run_folder.hold(folder):
         if checkpoint:
-            run_folder.keep_lines_before(checkpoint["step"], folder / "log.jsonl")
+            run_folder.go_back_to(checkpoint, folder)
         record = train(s, folder, test, fixed, forbidden, checkpoint)
     run_folder.conclude(record, folder, s)
 

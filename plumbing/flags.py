@@ -194,7 +194,8 @@ def settle(given, settings):
         s = SimpleNamespace(**defaults | {"file_hashes": {}} | decided | given)
         files = read_files(s, given)
         s.n_test = s.n_test or 2000
-        s.n_future = s.n_future or (min(4, s.path_len) if s.objective == "multi" else 1)
+        heads = min(4 if s.model == "gpt" else 2, s.path_len) if s.objective == "multi" else 1
+        s.n_future = s.n_future or heads
     if s.device == "auto":
         s.device = "cuda" if torch.cuda.is_available() else "cpu"
     check_settings(s)

@@ -1,10 +1,11 @@
-"""Published weights: reading and writing the folders in which the weights of GPT-2 and Mamba are published.
+"""Published weights: read and write GPT-2 and Mamba in the form in which they are published.
 
-A published model is a folder with `config.json` (its sizes) and `model.safetensors` or `pytorch_model.bin` (its
-tensors by name; large models in several such files, with an index beside them). Our models have the same parameter
-names, so that little has to be renamed. With these weights and `train.py --init_from`, the fine-tuning rows of
-Bachmann & Nagarajan 2024 (section 5) can be run, and tests/test_pretrained.py uses them to prove that our models
-compute what the published ones do. In order: folders, GPT-2, Mamba, fine-tuning.
+A published model is a folder with `config.json` (its sizes) and `model.safetensors` or
+`pytorch_model.bin` (its tensors by name; a large model has several such files and an index). Our
+parameter names are the published ones, so little has to be renamed. `train.py --init_from` starts
+from these weights, as the fine-tuning rows of Bachmann & Nagarajan 2024 (section 5) do, and
+tests/test_pretrained.py shows with them that our models compute what the published ones compute.
+In this file: folders, GPT-2, Mamba, fine-tuning.
 """
 
 import json
@@ -17,42 +18,53 @@ from model_gpt import GPT, GPTConfig
 from model_mamba import Mamba, MambaConfig
 from plumbing.run_folder import write_whole
 
-# Where the Hugging Face hub keeps them.
-PUBLISHED = {name: f"openai-community/{name}" for name in ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")}
-PUBLISHED |= {f"mamba-{size}": f"state-spaces/mamba-{size}-hf" for size in ("130m", "370m", "790m", "1.4b", "2.8b")}
+# Their names on the Hugging Face hub
+GPT2_NAMES = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")
+MAMBA_SIZES = ("130m", "370m", "790m", "1.4b", "2.8b")
+PUBLISHED = {name: f"openai-community/{name}" for name in GPT2_NAMES}
+PUBLISHED |= {f"mamba-{size}": f"state-spaces/mamba-{size}-hf" for size in MAMBA_SIZES}
 
 
 def find_folder(name_or_dir):
-    """The folder of a published model: the one given, or the one into which the model of that name is fetched.
+    """The folder of a published model: the given one, or that of the named model, downloaded.
 
-    Returns: a Path. Raises: ValueError for an unknown name, or one that cannot be fetched; ImportError without
-        huggingface_hub, which fetches it.
+    Returns: a Path. Raises: ValueError for an unknown name, or a failed download; ImportError when
+        the download needs huggingface_hub and it is not installed.
     """
     folder = Path(name_or_dir)
     if folder.is_dir():
         return folder
     if name_or_dir not in PUBLISHED:
-        raise ValueError(f"{name_or_dir} is neither a folder nor one of the published models {', '.join(PUBLISHED)}")
+        raise ValueError(
+            f"{name_or_dir} is neither a folder nor one of the published models"
+            f" {', '.join(PUBLISHED)}"
+        )
     try:
         from huggingface_hub import snapshot_download
     except ImportError:
         raise ImportError(
-            f"fetching {name_or_dir} needs the package huggingface_hub; install it, or give a folder that has the weights"
+            f"fetching {name_or_dir} needs the package huggingface_hub; install it, or give a"
+            " folder that has the weights"
         ) from None
     try:
-        return Path(snapshot_download(PUBLISHED[name_or_dir], allow_patterns=["config.json", "model*.safetensors*"]))
-    except Exception as fault:  # whatever a network can do
+        files = ["config.json", "model*.safetensors*"]
+        return Path(snapshot_download(PUBLISHED[name_or_dir], allow_patterns=files))
+    except Exception as fault:  # a network can fail in any way
         reason = (str(fault).splitlines() or [type(fault).__name__])[0]
-        raise ValueError(f"{name_or_dir} could not be fetched ({reason}); give a folder that has the weights") from None
+        raise ValueError(
+            f"{name_or_dir} could not be fetched ({reason}); give a folder that has the weights"
+        ) from None
 
 
 def read_config(folder):
-    """Read config.json. Returns: a dict. Raises: ValueError when there is none, or it is damaged."""
+    """Read config.json. Returns: a dict. Raises: ValueError when it is missing or damaged."""
     path = Path(folder, "config.json")
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except OSError:
-        raise ValueError(f"{path} is missing; a published model is a folder with config.json and its weights") from None
+        raise ValueError(
+            f"{path} is missing; a published model is a folder with config.json and its weights"
+        ) from None
     except (ValueError, RecursionError):
         config = None
     if not isinstance(config, dict):
@@ -61,14 +73,19 @@ def read_config(folder):
 
 
 def must_be(config, folder, **expected):
-    """Raise a ValueError, naming the first setting of a config.json that our model does not have."""
+    """Raise a ValueError that names the first setting of config.json that our model cannot have."""
     for name, value in expected.items():
         if config.get(name, value) != value:
-            raise ValueError(f"{folder}: {name} is {config[name]!r}, but the model here knows {value!r} alone")
+            raise ValueError(
+                f"{folder}: {name} is {config[name]!r}, but the model here knows {value!r} alone"
+            )
 
 
 def first_of(config, folder, *names):
-    """The value of the first of `names` that config.json has; different publishers use different names."""
+    """The number under the first of `names` that config.json has: publishers differ in the names.
+
+    Raises: ValueError where it has none.
+    """
     for name in names:
         if isinstance(config.get(name), int):
             return config[name]
@@ -76,14 +93,19 @@ def first_of(config, folder, *names):
 
 
 def read_tensors(folder):
-    """Read all tensors. Returns: a dict from name to tensor. Raises: ValueError; ImportError without safetensors."""
+    """Read all tensors. Returns: a dict from name to tensor.
+
+    Raises: ValueError when they are missing or damaged; ImportError without safetensors.
+    """
     folder = Path(folder)
     indexes = sorted(folder.glob("*.index.json"))
     try:
         if indexes:
-            paths = [folder / name for name in sorted(set(json.loads(indexes[0].read_text(encoding="utf-8"))["weight_map"].values()))]
+            index = json.loads(indexes[0].read_text(encoding="utf-8"))
+            paths = [folder / name for name in sorted(set(index["weight_map"].values()))]
         else:
-            paths = [path for path in (folder / "model.safetensors", folder / "pytorch_model.bin") if path.exists()][:1]
+            paths = [folder / "model.safetensors", folder / "pytorch_model.bin"]
+            paths = [path for path in paths if path.exists()][:1]
         tensors = {}
         for path in paths:
             tensors |= read_file(path)
@@ -91,18 +113,21 @@ def read_tensors(folder):
         raise ImportError(
             f"reading {path} needs the package safetensors; install it by pip install safetensors"
         ) from None
-    except Exception as fault:  # a damaged file can make a reader raise nearly anything
+    except Exception as fault:  # a reader may raise almost anything for a damaged file
         reason = (str(fault).splitlines() or [type(fault).__name__])[0]
-        raise ValueError(f"the weights in {folder} are damaged or incomplete ({reason}); fetch them again") from None
+        raise ValueError(
+            f"the weights in {folder} are damaged or incomplete ({reason}); fetch them again"
+        ) from None
     if not tensors:
         raise ValueError(
-            f"{folder} has neither model.safetensors nor pytorch_model.bin; give a folder that has the weights"
+            f"{folder} has neither model.safetensors nor pytorch_model.bin; give a folder that has"
+            " the weights"
         )
     return tensors
 
 
 def read_file(path):
-    """The tensors of one file, a dict. Nothing in it is executed."""
+    """The tensors of one file, a dict from name to tensor. Nothing in the file is executed."""
     if path.suffix == ".safetensors":
         from safetensors.torch import load_file
 
@@ -111,110 +136,134 @@ def read_file(path):
 
 
 def fit(model, tensors, folder):
-    """Put tensors into a model, every one in its place. Raises: ValueError that names the first that does not fit."""
+    """Copy all tensors into a model. Raises: ValueError that names the first that does not fit."""
     places = model.state_dict()
     for name, place in places.items():
         if name not in tensors:
             raise ValueError(f"{folder}: the tensor {name} is missing")
         if tensors[name].shape != place.shape:
-            shapes = tuple(tensors[name].shape), tuple(place.shape)
-            raise ValueError(f"{folder}: the tensor {name} has shape {shapes[0]}, but config.json makes it {shapes[1]}")
+            has, must = tuple(tensors[name].shape), tuple(place.shape)
+            raise ValueError(
+                f"{folder}: the tensor {name} has shape {has}, but config.json makes it {must}"
+            )
     if unexpected := sorted(tensors.keys() - places.keys()):
-        raise ValueError(f"{folder}: the tensor {unexpected[0]} is unexpected: the model here has no place for it")
+        raise ValueError(
+            f"{folder}: the tensor {unexpected[0]} is unexpected: the model here has no place"
+            " for it"
+        )
     with torch.no_grad():
         for name, place in places.items():
             place.copy_(tensors[name])
-    for name, place in places.items():  # the unembedding is the embedding: were they published apart, one would be lost
+    # Our embedding and unembedding are one tensor. If the published ones differ, one is lost now.
+    for name, place in places.items():
         if not torch.equal(place, tensors[name].to(place.dtype)):
             raise ValueError(
-                f"{folder}: the tensor {name} differs from the embedding, but the model here has one for both"
+                f"{folder}: the tensor {name} differs from the embedding, but the model here has"
+                " one for both"
             )
 
 
 def write_folder(folder, config, tensors):
-    """Write config.json and pytorch_model.bin, each moved into place when it is whole. Raises: OSError."""
+    """Write config.json and pytorch_model.bin, each complete or not at all. Raises: OSError."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    write_whole(folder / "pytorch_model.bin", lambda temporary: torch.save(tensors, temporary))
+    write_whole(folder / "pytorch_model.bin", lambda path: torch.save(tensors, path))
     text = json.dumps(config, indent=1) + "\n"
-    write_whole(folder / "config.json", lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    write_whole(folder / "config.json", lambda path: path.write_text(text, encoding="utf-8"))
 
 
-# ---------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------
 # GPT-2
 
-# GPT-2 was published with these matrices transposed: (inputs, outputs).
+# GPT-2 is published with these matrices transposed: (inputs, outputs).
 TRANSPOSED = ("c_attn.weight", "c_proj.weight", "c_fc.weight")
 
 
 def load_gpt2(name_or_dir):
     """GPT-2 with its published weights, in float32.
 
-    Arguments: "gpt2", "gpt2-medium", "gpt2-large" or "gpt2-xl", or a folder with config.json and the weights.
-    Returns: a GPT without Canon and QK-norm. Raises: ValueError or ImportError, in one sentence.
+    Arguments: "gpt2", "gpt2-medium", "gpt2-large" or "gpt2-xl", or a folder with config.json and
+        the weights.
+    Returns: a GPT without Canon or QK-norm. Raises: ValueError or ImportError, in one sentence.
     """
     folder = find_folder(name_or_dir)
     c = read_config(folder)
     must_be(c, folder, model_type="gpt2", layer_norm_epsilon=1e-5, scale_attn_weights=True)
     must_be(c, folder, scale_attn_by_inverse_layer_idx=False, tie_word_embeddings=True)
-    if c.get("activation_function") != "gelu_pytorch_tanh":  # which is gelu_new by another name
+    if c.get("activation_function") != "gelu_pytorch_tanh":  # another name of gelu_new
         must_be(c, folder, activation_function="gelu_new")
-    V, T, L, H, C = (first_of(c, folder, n) for n in ("vocab_size", "n_positions", "n_layer", "n_head", "n_embd"))
+    sizes = ("vocab_size", "n_positions", "n_layer", "n_head", "n_embd")
+    V, T, L, H, C = (first_of(c, folder, name) for name in sizes)
     must_be({"n_inner": c.get("n_inner") or 4 * C}, folder, n_inner=4 * C)
     model = GPT(GPTConfig(V, T, L, H, C, canon=False, qk_norm=False))
     tensors = {}
     for name, p in read_tensors(folder).items():
         name = name.removeprefix("transformer.")
-        if not name.endswith((".attn.bias", ".attn.masked_bias")):  # a mask, which some publishers keep as a tensor
-            tensors[name] = p.t() if name.endswith(TRANSPOSED) else p
+        if name.endswith((".attn.bias", ".attn.masked_bias")):  # not weights: some publish the mask
+            continue
+        tensors[name] = p.t() if name.endswith(TRANSPOSED) else p
     tensors.setdefault("lm_head.weight", tensors.get("wte.weight"))
     fit(model, tensors, folder)
     return model
 
 
 def save_gpt2(model, folder):
-    """Write the folder that load_gpt2, and Hugging Face's GPT2LMHeadModel, can read; heads 2 … n stay behind.
+    """Write a folder that load_gpt2 and Hugging Face's GPT2LMHeadModel can read.
 
-    Raises: ValueError for a model with Canon layers or QK-norm, which GPT-2 lacks; OSError.
+    Of several output heads only the first is written. Raises: ValueError for a model with Canon
+        layers or QK-norm, which GPT-2 lacks; OSError.
     """
     c = model.config
     if c.canon or c.qk_norm:
-        raise ValueError("a GPT with Canon layers or QK-norm cannot be saved as a GPT-2; train with --no_canon --no_qk_norm")
-    sizes = dict(vocab_size=c.vocab_size, n_positions=c.block_size, n_embd=c.n_embd, n_layer=c.n_layer, n_head=c.n_head)
-    config = dict(model_type="gpt2", architectures=["GPT2LMHeadModel"], activation_function="gelu_new", **sizes)
+        raise ValueError(
+            "a GPT with Canon layers or QK-norm cannot be saved as a GPT-2; train with --no_canon"
+            " --no_qk_norm"
+        )
+    config = dict(
+        model_type="gpt2", architectures=["GPT2LMHeadModel"], activation_function="gelu_new",
+        vocab_size=c.vocab_size, n_positions=c.block_size,
+        n_embd=c.n_embd, n_layer=c.n_layer, n_head=c.n_head,
+        bos_token_id=None, eos_token_id=None,
+    )  # fmt: skip
     tensors = {}
     for name, p in model.state_dict().items():
         if not name.startswith(("future", "lm_head")):
             tensors[f"transformer.{name}"] = p.t() if name.endswith(TRANSPOSED) else p
-    write_folder(folder, config | dict(bos_token_id=None, eos_token_id=None), tensors)
+    write_folder(folder, config, tensors)
 
 
-# ---------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------
 # Mamba
 
 
 def load_mamba(name_or_dir):
-    """A Mamba with published weights, in float32; both state-spaces' and Hugging Face's form of them are read.
+    """A Mamba with its published weights, in float32, from state-spaces' or Hugging Face's format.
 
-    Arguments: "mamba-130m", "mamba-370m", "mamba-790m", "mamba-1.4b" or "mamba-2.8b", or a folder with config.json
-        and the weights. Returns: a Mamba. Raises: ValueError or ImportError, in one sentence.
+    Arguments: "mamba-130m", "mamba-370m", "mamba-790m", "mamba-1.4b" or "mamba-2.8b", or a folder
+        with config.json and the weights.
+    Returns: a Mamba. Raises: ValueError or ImportError, in one sentence.
     """
     folder = find_folder(name_or_dir)
     c = read_config(folder)
-    c |= c.get("ssm_cfg") or {}  # where state-spaces puts what differs from its defaults
+    c |= c.get("ssm_cfg") or {}  # here state-spaces lists what differs from its defaults
     must_be(c, folder, model_type="mamba", layer="Mamba1", rms_norm=True, layer_norm_epsilon=1e-5)
-    must_be(c, folder, use_bias=False, use_conv_bias=True, hidden_act="silu", tie_word_embeddings=True)
-    V, n_layer, C = (
-        first_of(c, folder, *names)
-        for names in (["vocab_size"], ["num_hidden_layers", "n_layer"], ["hidden_size", "d_model"])
-    )
+    must_be(c, folder, use_bias=False, use_conv_bias=True, hidden_act="silu")
+    must_be(c, folder, tie_word_embeddings=True)
+    V = first_of(c, folder, "vocab_size")
     V += -V % c.get("pad_vocab_size_multiple", 1)
-    states, width = c.get("state_size", c.get("d_state", 16)), c.get("conv_kernel", c.get("d_conv", 4))
     rank = c.get("time_step_rank", c.get("dt_rank"))
-    rank = rank if isinstance(rank, int) else None  # "auto"
-    expand = c.get("expand", 2)
-    model = Mamba(MambaConfig(V, n_layer, C, d_state=states, d_conv=width, expand=expand, dt_rank=rank, mimetic=False))
+    config = MambaConfig(
+        V,
+        n_layer=first_of(c, folder, "num_hidden_layers", "n_layer"),
+        n_embd=first_of(c, folder, "hidden_size", "d_model"),
+        d_state=c.get("state_size", c.get("d_state", 16)),
+        d_conv=c.get("conv_kernel", c.get("d_conv", 4)),
+        expand=c.get("expand", 2),
+        dt_rank=rank if isinstance(rank, int) else None,  # else it is "auto"
+        mimetic=False,
+    )
+    model = Mamba(config)
     tensors = {}
     for name, p in read_tensors(folder).items():
         tensors[name.removeprefix("backbone.").replace("embeddings.", "embedding.")] = p
@@ -224,52 +273,60 @@ def load_mamba(name_or_dir):
 
 
 def save_mamba(model, folder):
-    """Write the folder that load_mamba, and Hugging Face's MambaForCausalLM, can read; heads 2 … n stay behind.
+    """Write a folder that load_mamba and Hugging Face's MambaForCausalLM can read.
 
-    Raises: OSError.
+    Of several output heads only the first is written. Raises: OSError.
     """
     c = model.config
-    sizes = dict(vocab_size=c.vocab_size, hidden_size=c.n_embd, num_hidden_layers=c.n_layer, state_size=c.d_state)
-    inner = dict(conv_kernel=c.d_conv, expand=c.expand, time_step_rank=c.dt_rank or math.ceil(c.n_embd / 16))
+    config = dict(
+        model_type="mamba", architectures=["MambaForCausalLM"],
+        vocab_size=c.vocab_size, hidden_size=c.n_embd, num_hidden_layers=c.n_layer,
+        state_size=c.d_state, conv_kernel=c.d_conv, expand=c.expand,
+        time_step_rank=c.dt_rank or math.ceil(c.n_embd / 16),
+    )  # fmt: skip
     tensors = {
         "backbone." + name.replace("embedding.", "embeddings."): p
         for name, p in model.state_dict().items()
         if not name.startswith(("future", "lm_head"))
     }
-    write_folder(folder, dict(model_type="mamba", architectures=["MambaForCausalLM"], **sizes, **inner), tensors)
+    write_folder(folder, config, tensors)
 
 
-# ---------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------
 # Fine-tuning: train.py --init_from
 
 
 def settings_of(given):
-    """The settings of train.py that --init_from decides, and those for which it has other defaults.
+    """The settings of train.py that --init_from fixes, and those whose defaults it changes.
 
     Arguments: given, a dict of the flags on the command line, with init_from. Returns: a dict.
-    Raises: ValueError, ImportError.
+    Raises: ValueError for a flag that contradicts them, or as find_folder; ImportError.
     """
     folder = find_folder(given["init_from"])
     config = read_config(folder)
     decided = {"model": "gpt" if config.get("model_type") == "gpt2" else "mamba"}
     decided |= {"no_canon": True, "no_qk_norm": True, "no_mimetic": True}
-    named = {"n_layer": ("n_layer", "num_hidden_layers"), "n_embd": ("n_embd", "hidden_size", "d_model")}
+    decided["n_layer"] = first_of(config, folder, "n_layer", "num_hidden_layers")
+    decided["n_embd"] = first_of(config, folder, "n_embd", "hidden_size", "d_model")
     if decided["model"] == "gpt":
-        named["n_head"] = ("n_head",)
-    decided |= {setting: first_of(config, folder, *names) for setting, names in named.items()}
+        decided["n_head"] = first_of(config, folder, "n_head")
     for name, value in decided.items():
         if given.get(name, value) != value:
-            raise ValueError(f"--{name} is {given[name]}, but in {folder} it is {value}; leave the flag out")
+            raise ValueError(
+                f"--{name} is {given[name]}, but in {folder} it is {value}; leave the flag out"
+            )
     return {"optimizer": "adamw", "lr": 1e-4} | decided
 
 
 def start_from(model, name_or_dir):
-    """Put published weights into a model of the task; heads 2 … n keep their random start.
+    """Put published weights into a model of the task; output heads after the first stay random.
 
-    The task has a few dozen tokens and positions, and needs no tokenizer: its tokens take over the first rows of the
-    published table. In both vocabularies these are mostly single characters, which the network has met often, knows
-    apart and finds of the right size. Which label is which character does not matter: labels are drawn afresh for each
-    graph. Raises: ValueError, ImportError.
+    The task has a few dozen tokens and positions, and needs no tokenizer: its tokens take the first
+    rows of the published embedding. In both vocabularies these are mostly single characters, which
+    are frequent in text, so their embeddings are well trained: distinct, and of the usual size. It
+    does not matter which label gets which character, because every graph draws its labels anew.
+
+    Raises: ValueError, ImportError.
     """
     load = load_gpt2 if isinstance(model, GPT) else load_mamba
     try:
@@ -277,8 +334,8 @@ def start_from(model, name_or_dir):
     except (TypeError, AttributeError, ZeroDivisionError, RuntimeError) as fault:
         reason = (str(fault).splitlines() or [type(fault).__name__])[0]
         raise ValueError(
-            f"--init_from {name_or_dir}: config.json and the weights make no model ({reason}); fetch"
-            " them again"
+            f"--init_from {name_or_dir}: config.json and the weights make no model ({reason});"
+            " fetch them again"
         ) from None
     with torch.no_grad():
         for name, p in model.state_dict().items():
@@ -288,6 +345,8 @@ def start_from(model, name_or_dir):
             if name.startswith(("wte", "wpe", "embedding", "lm_head")):
                 rows = rows[: len(p)]
             if rows.shape != p.shape:
-                shapes = tuple(rows.shape), tuple(p.shape)
-                raise ValueError(f"--init_from {name_or_dir}: {name} is {shapes[0]}, but the model needs {shapes[1]}")
+                has, must = tuple(rows.shape), tuple(p.shape)
+                raise ValueError(
+                    f"--init_from {name_or_dir}: {name} is {has}, but the model needs {must}"
+                )
             p.copy_(rows)

@@ -256,9 +256,14 @@ def append_line(path, record):
         ) from None
 
 
-def keep_lines_before(step, path):
-    """Drop the log's lines from `step` on, which a resumed run writes again, and broken ones."""
-    kept = []
+def go_back_to(checkpoint, folder):
+    """Drop the log's lines from the checkpoint's step on, which the resumed run writes again.
+
+    Raises: ValueError when another process has written a later checkpoint in the meantime.
+    """
+    if (folder / "ckpt.pt").stat().st_mtime_ns != checkpoint["written"]:
+        raise ValueError(f"another process has just written to {folder}; resume it again")
+    path, step, kept = folder / "log.jsonl", checkpoint["step"], []
     text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
     for line in text.splitlines(keepends=True):
         with contextlib.suppress(ValueError, TypeError, KeyError, RecursionError):
@@ -307,7 +312,7 @@ def load_checkpoint(folder, types):
         settings, step, seconds = (checkpoint[key] for key in ("settings", "step", "seconds"))
         numbers = isinstance(step, int) and isinstance(seconds, float)
         if whole and numbers and {name: type(settings[name]) for name in settings} == types:
-            return checkpoint
+            return checkpoint | {"written": path.stat().st_mtime_ns}
     except Exception:  # a damaged file can make torch.load raise nearly anything
         pass
     raise ValueError(

@@ -128,7 +128,7 @@ def test_mistakes_are_noticed_and_right_answers_are_not_blamed(tmp_path, mistake
 
 
 def test_a_run_must_be_whole_and_the_students_own(tmp_path):
-    name = "next_gpt_2_5_seed_1"
+    name = "next_gpt_2_5_seed_2"
     config, log = run_folder.read_run(HOME, f"results/{name}", 6)
     assert log[-1]["step"] == config["steps"]
     shutil.copytree(HOME / "results" / name, tmp_path / name)
@@ -150,6 +150,8 @@ def test_a_run_must_be_whole_and_the_students_own(tmp_path):
 @pytest.mark.parametrize("words, message", [
     (["full"], "exists and is not empty"),
     (["new", "11"], "there is no exercise 11"),
+    (["--foo"], "is no flag of mine"),
+    ([str(HOME / "results" / "homework")], "lies inside the lab"),
     ([], "name the folder"),
 ])
 def test_blank_refuses(tmp_path, capsys, monkeypatch, words, message):

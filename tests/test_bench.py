@@ -169,7 +169,7 @@ def test_bad_input_is_one_sentence(tmp_path, capsys):
         (["--threads", "two"], "invalid int value: 'two'"),
         (["multi", "--run", str(tmp_path)], "does not exist"),
         (["multi", "--run", str(tmp_path / "next")], "has the objective next"),
-        (["data", "--quick", "--out", str(tmp_path)], str(tmp_path)),
+        (["data", "--quick", "--out", str(tmp_path)], "is no file; give the name of one"),
     ):
         with pytest.raises(SystemExit) as end:
             bench.main(flags)

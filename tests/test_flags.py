@@ -54,6 +54,9 @@ def test_help_names_every_flag_with_its_default(capsys):
         ("--threads -1", "--threads is -1"),
         ("--lr 0", "--lr is 0.0"),
         ("--lr nan", "--lr is nan"),
+        ("--lr 1e39", "--lr is 1e+39; give a number above 0, at most 1000"),
+        ("--threads 2000000", "--threads is 2000000; give less than 2^10"),
+        ("--device hpu", "--device hpu is not available here"),
         ("--decay -0.1", "--decay is -0.1; give a share from 0 to 1"),
         ("--decay 1.1", "--decay is 1.1"),
         ("--decay nan", "--decay is nan"),
@@ -137,10 +140,40 @@ def test_a_terminal_that_lacks_a_letter_gets_its_number(tmp_path, encoding):
 def test_as_many_heads_as_a_path_has_room_for():
     heads = lambda **given: plumbing_flags.settle(dict(device="cpu", **given), train.SETTINGS)[0].n_future
     assert [heads(multi=True, path_len=path_len) for path_len in (2, 3, 4, 5)] == [2, 3, 4, 4]
-    assert heads() == heads(teacherless=True) == 1
+    assert heads() == heads(teacherless=True) == 1 and heads(multi=True, model="mamba") == 2
 
 
 def test_what_only_a_gpt_needs_is_not_asked_of_a_mamba():
     given = dict(device="cpu", model="mamba", n_embd=18, n_head=5)
     s, _, _ = plumbing_flags.settle(given, train.SETTINGS)
     assert s.n_embd == 18
+
+
+def test_no_output_at_all_is_no_fault(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "stdout", None)
+    run("--steps", 1, "--out_dir", tmp_path / "r")
+    assert lines(tmp_path / "r")[-1]["step"] == 1
+
+
+def test_a_reader_that_stops_reading_is_one_sentence(tmp_path):
+    command = [sys.executable, HOME / "train.py", *TINY, "--steps", "3", "--eval_every", "1"]
+    process = subprocess.Popen(
+        [*command, "--out_dir", tmp_path / "r"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    process.stdout.close()
+    error = process.stderr.read().decode()
+    assert process.wait(60) == 2 and error.count("\n") == 1 and "standard output was closed" in error
+
+
+def test_a_warm_up_of_two_thousand_million_steps_takes_no_time(capsys, monkeypatch):
+    monkeypatch.setattr(train, "train", lambda *_: sys.exit(3))
+    with pytest.raises(SystemExit) as end:
+        run("--steps", 2 * 10**9, "--warmup", 2 * 10**9)
+    assert end.value.code == 3
+
+
+def test_of_several_processes_one_says_what_is_wrong(capsys, monkeypatch):
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    with pytest.raises(SystemExit):
+        run("--deg", 0)
+    assert capsys.readouterr().err == ""

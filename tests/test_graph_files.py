@@ -1,6 +1,7 @@
 """Text files of graphs: read exactly, refused in one sentence, and never trained on where they test."""
 
 import json
+import os
 import random
 import time
 from pathlib import Path
@@ -87,7 +88,7 @@ def test_files_that_do_not_fit_are_refused(tmp_path, capsys):
     assert "empty.txt holds no graph" in refusal(capsys, "--train_file", tmp_path / "empty.txt", tiny=free)
     assert "--path_len is 4, but in" in refusal(capsys, "--train_file", good, "--test_file", other, tiny=free)
     assert "--deg is 3, but in" in refusal(capsys, "--test_file", good, "--deg", 3, tiny=free)
-    assert "0 training graphs" in refusal(
+    assert "all graphs of --train_file" in refusal(
         capsys, "--train_file", good, "--test_file", good, "--batch_size", 8, tiny=free
     )
     assert "label" in refusal(capsys, "--test_file", good, "--num_nodes", 7, tiny=free[:2])
@@ -239,3 +240,27 @@ def test_letters_of_another_encoding_are_a_fault_of_their_line(tmp_path):
     (tmp_path / "graphs.txt").write_bytes(TEXT.encode() + "Größe\n".encode("latin-1"))
     with pytest.raises(ValueError, match="graphs.txt, line 2: 'Gr.*' … is not of the form"):
         read_graphs(tmp_path / "graphs.txt", 10)
+
+
+def test_a_moved_test_file_is_taken_for_evaluation(tmp_path, capsys):
+    graphs = data.sample_graphs(60, 2, 4, 12, torch.Generator().manual_seed(5))
+    file = write_file(tmp_path / "test.txt", *graphs)
+    free = TINY[:6] + TINY[8:10] + TINY[12:]
+    run("--test_file", file, "--steps", 1, "--out_dir", tmp_path / "r", tiny=free)
+    file.rename(tmp_path / "moved.txt")
+    capsys.readouterr()
+    run("--resume", tmp_path / "r", "--eval_only", "--test_file", tmp_path / "moved.txt", tiny=[])
+    assert f"on 60 graphs G(2,4) of {tmp_path / 'moved.txt'}" in capsys.readouterr().out
+    other = write_file(tmp_path / "other.txt", *data.sample_graphs(9, 2, 4, 12, generator(6)))
+    message = refusal(capsys, "--resume", tmp_path / "r", "--eval_only", "--test_file", other, tiny=[])
+    assert f"{file} does not exist; give the place of the file with these graphs" in message
+
+
+@pytest.mark.skipif(not Path("/dev/fd").exists(), reason="pipes have no names on Windows")
+def test_graphs_may_come_through_a_pipe():
+    read_end, write_end = os.pipe()
+    os.write(write_end, b"\xef\xbb\xbf" + TEXT.encode())
+    os.close(write_end)
+    prefix, path = read_graphs(f"/dev/fd/{read_end}", 10)
+    os.close(read_end)
+    assert torch.equal(prefix, PREFIX) and torch.equal(path, PATH)

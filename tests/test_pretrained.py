@@ -263,6 +263,28 @@ def lines(folder):
     return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.parametrize(
+    "kind, change",
+    [
+        ("gpt", dict(n_inner="96")),
+        ("gpt", dict(vocab_size=-5)),
+        ("mamba", dict(expand="2")),
+        ("mamba", dict(ssm_cfg=5)),
+        ("mamba", dict(pad_vocab_size_multiple=0)),
+        ("mamba", dict(conv_kernel=-1)),
+    ],
+)
+def test_an_odd_published_config_is_one_sentence(tmp_path, capsys, kind, change):
+    small = random_model(kind, **(dict(d_state=16) if kind == "mamba" else {}))
+    save(kind, small, tmp_path / "published")
+    edit_config(**change)(tmp_path / "published")
+    with pytest.raises(SystemExit) as end:
+        train.main([*SMALL, "--init_from", str(tmp_path / "published"), "--out_dir", str(tmp_path / "r")])
+    error = capsys.readouterr().err
+    assert end.value.code == 2 and error.count("\n") == 1 and "Traceback" not in error
+    assert not (tmp_path / "r").exists()
+
+
 @pytest.mark.parametrize("kind", ["gpt", "mamba"])
 def test_fine_tuning_starts_from_the_published_weights_and_learns(tmp_path, kind):
     small = random_model(kind, **(dict(d_state=16) if kind == "mamba" else {}))

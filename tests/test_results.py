@@ -17,7 +17,7 @@ import table  # noqa: E402
 @pytest.mark.parametrize(
     "name, mark, which",
     [
-        ("README.md", "results/table.py", 0),
+        ("README.md", "results/table.py", 2),
         ("results/README.md", "results/table.py", 0),
         ("results/README.md", "results/table.py, bench", 1),
     ],
@@ -37,6 +37,14 @@ def test_a_new_table_takes_the_old_ones_place_and_nothing_else(tmp_path):
         assert (tmp_path / "page.md").read_text(encoding="utf-8") == page.format("| new |", "| other |")
     table.put_into(tmp_path / "page.md", "a, b", "| another |")
     assert (tmp_path / "page.md").read_text(encoding="utf-8") == page.format("| new |", "| another |")
+
+
+@pytest.mark.parametrize("page", ["no marks", "<!-- a ends -->\n<!-- a begins -->", "<!-- a begins -->"])
+def test_a_page_without_its_marks_is_left_as_it_is(tmp_path, page):
+    (tmp_path / "page.md").write_text(page)
+    with pytest.raises(ValueError, match="lacks the marks"):
+        table.put_into(tmp_path / "page.md", "a", "| new |")
+    assert (tmp_path / "page.md").read_text() == page
 
 
 def test_runs_that_differ_in_more_than_the_seed_have_rows_of_their_own():

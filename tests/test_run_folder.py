@@ -18,6 +18,7 @@ import torch
 
 import train
 from helpers import HOME, TINY, assert_same_run, files_of, lines, refusal, run, settings, weights
+from plumbing import run_folder
 from plumbing.run_folder import Run
 
 
@@ -243,3 +244,78 @@ def test_a_checkpoint_with_other_settings_is_of_another_version(tmp_path, capsys
     run("--steps", 1, "--out_dir", tmp_path / "r")
     edit_checkpoint(tmp_path / "r", lambda checkpoint: edit(checkpoint["settings"]))
     assert "is damaged or of another version" in refusal(capsys, "--resume", tmp_path / "r", tiny=[])
+
+
+@pytest.mark.parametrize("name", ["ckpt.pt", "config.json", "log.jsonl"])
+def test_no_file_in_an_out_dir_is_overwritten(tmp_path, capsys, name):
+    (tmp_path / "r").mkdir()
+    (tmp_path / "r" / name).write_text("mine")
+    message = refusal(capsys, "--steps", 1, "--out_dir", tmp_path / "r")
+    assert "holds a" in message and ("--resume" in message) == (name == "ckpt.pt")
+    assert files_of(tmp_path / "r") == {name: b"mine"}
+
+
+def test_a_file_that_cannot_be_written_nor_removed_is_one_sentence(tmp_path, capsys, monkeypatch):
+    run("--steps", 1, "--out_dir", tmp_path / "r")
+
+    def read_only(*_, **__):
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(Path, "unlink", read_only), monkeypatch.setattr(os, "replace", read_only)
+    message = refusal(capsys, "--resume", tmp_path / "r", "--steps", 2, tiny=[])
+    assert "could not be written" in message and "Read-only file system" in message
+
+
+def test_a_log_of_other_letters_does_not_keep_a_run_from_being_resumed(tmp_path):
+    run("--steps", 2, "--eval_every", 1, "--out_dir", tmp_path / "r")
+    with open(tmp_path / "r" / "log.jsonl", "ab") as log:
+        log.write(b"\xff\xfe\n" + b"[" * 100_000 + b"\n")
+    run("--resume", tmp_path / "r", "--steps", 3, tiny=[])
+    assert [r["step"] for r in lines(tmp_path / "r")] == [0, 1, 2, 3]
+
+
+def test_a_run_that_went_on_elsewhere_meanwhile_is_not_overwritten(tmp_path, capsys, monkeypatch):
+    run("--steps", 2, "--out_dir", tmp_path / "r")
+    real_hold = run_folder.hold
+
+    def hold_late(folder):  # another process saves between this one's reading and holding
+        os.utime(folder / "ckpt.pt", (1, 1))
+        return real_hold(folder)
+
+    monkeypatch.setattr(run_folder, "hold", hold_late)
+    before = files_of(tmp_path / "r")
+    message = refusal(capsys, "--resume", tmp_path / "r", "--steps", 3, tiny=[])
+    assert "another process has just written" in message and files_of(tmp_path / "r") == before
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda c: c.pop("step"),
+        lambda c: c.update(step="1"),
+        lambda c: c.update(seconds=None),
+        lambda c: c["settings"].update(lr="0.1"),
+        lambda c: c["settings"].update(steps=1.5),
+    ],
+    ids=["no step", "step", "seconds", "lr", "steps"],
+)
+def test_a_checkpoint_with_values_of_another_kind_is_refused(tmp_path, capsys, edit):
+    run("--steps", 1, "--out_dir", tmp_path / "r")
+    edit_checkpoint(tmp_path / "r", edit)
+    assert "is damaged or of another version" in refusal(capsys, "--resume", tmp_path / "r", tiny=[])
+
+
+def test_a_shorter_progress_line_covers_a_longer_one(monkeypatch, capsys):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("COLUMNS", "150")
+    progress = Run(None, settings(steps=12), seconds=100_000.0)
+    progress.record = {"step": 0, "accuracy": 0.0, "difficult": 0.0, "chance": 0.5}
+    progress.show(1, 1.0), progress.show(12, 1.0)
+    first, last = capsys.readouterr().out.split("\r")
+    assert len(first) == 149 == len(last.rstrip("\n"))
+
+
+def test_a_folder_that_looks_like_a_flag_is_printed_as_none(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    run("--steps", 1, "--out_dir=-x")
+    assert "python plot.py ./-x" in capsys.readouterr().out
