@@ -32,7 +32,7 @@ def logits_without_teacher(model, prefix, length, num_nodes):
     """A teacherless model's logits for all tokens of the path, in one pass: (B, length, V)."""
     no_path = prefix[:, :1].expand(-1, length)  # only its shape matters: no token of it is shown
     inputs, _ = data.layout("teacherless", prefix, no_path, num_nodes)
-    return model(inputs, num_logits=length)
+    return model(inputs, num_outputs=length)
 
 
 def read_prefix(model, prefix, length):
@@ -60,9 +60,9 @@ def evaluate(model, prefix, path, s):
     position_accuracy   each token of the path is right, from start to goal
     forced_accuracy     the same with the true path so far revealed (teacher forcing). A teacherless
                         model is shown no path: for it, this is position_accuracy again
-    difficult           the difficult token, the first node after the start, is right (a guess: 1/deg)
-    margin              its log-probability less that of the likeliest first node of a wrong arm, the
-                        true path so far revealed: the mean, in nats (deg > 1, path_len > 2)
+    difficult           the difficult token, the first after the start, is right; chance is 1/deg
+    margin              its log-probability less that of the likeliest first node of a wrong arm,
+                        the true path so far revealed: the mean, in nats (deg > 1, path_len > 2)
     wrong_arm, no_path  the two kinds of mistake: another arm of the graph, or no arm at all
     head_accuracy       multi: row k is output head k + 1, teacher-forced; column i is path token i
 
@@ -90,33 +90,33 @@ def evaluate(model, prefix, path, s):
 
 def hits_of(model, prefix, path, s):
     """evaluate for one batch: bool tensors (B,), (B, l) or (B, n_future, l); margin (B,), float."""
-    l = path.shape[1]
+    path_len = path.shape[1]
     in_order = (lambda tokens: tokens.flip(1)) if s.reverse else (lambda tokens: tokens)
     arms = data.trace_arms(prefix, s.deg, s.num_nodes)  # (B, deg, l)
     is_goal_arm = (arms == path[:, None]).all(dim=2)  # (B, deg)
 
     hits = {}
     if s.objective == "teacherless":
-        logits = logits_without_teacher(model, prefix, l, s.num_nodes)  # (B, l, V)
+        logits = logits_without_teacher(model, prefix, path_len, s.num_nodes)  # (B, l, V)
         written = forced = in_order(logits.argmax(dim=2))
         logits = logits[:, 1:]
     else:
         # Three continuations of one prefix: free, with the true path revealed, and on a wrong arm.
-        first, cache = read_prefix(model, prefix, l)
-        written = in_order(write_on(model, first, l, copy.deepcopy(cache)))
+        first, cache = read_prefix(model, prefix, path_len)
+        written = in_order(write_on(model, first, path_len, copy.deepcopy(cache)))
         logits = model(in_order(path)[:, :-1], cache=copy.deepcopy(cache))  # (B, l - 1, V)
         forced = in_order(torch.cat([first, logits.argmax(dim=2)], dim=1))
-        if not s.reverse and s.deg > 1 and l > 2:
+        if not s.reverse and s.deg > 1 and path_len > 2:
             another = (is_goal_arm.int().argmax(dim=1) + 1) % s.deg  # (B,)
             wrong = arms[torch.arange(len(arms)), another]  # (B, l)
             named = model(wrong[:, :-1], cache=cache).argmax(dim=2)  # (B, l - 1): tokens 1 … l - 1
-            if l > 3:
+            if path_len > 3:
                 hits["cheat_rate"] = (named == wrong[:, 1:])[:, 1:-1].all(dim=1)
             hits["writes_arm_end"] = named[:, -1] == wrong[:, -1]
             hits["writes_goal"] = named[:, -1] == path[:, -1]
-    if s.deg > 1 and l > 2:
+    if s.deg > 1 and path_len > 2:
         # A difference of logits is a difference of log-probabilities.
-        difficult = logits[:, l - 3 if s.reverse else 0].float()  # (B, V)
+        difficult = logits[:, path_len - 3 if s.reverse else 0].float()  # (B, V)
         firsts = difficult.gather(1, arms[:, :, 1])  # (B, deg): the first node of each arm
         wrong_firsts = firsts.masked_fill(is_goal_arm, -torch.inf)
         hits["margin"] = firsts[is_goal_arm] - wrong_firsts.amax(dim=1)
@@ -135,7 +135,8 @@ def hits_of(model, prefix, path, s):
         inputs, targets = data.layout("multi", prefix, path, s.num_nodes, s.reverse, s.n_future)
         trunk, rows = model.trunk(inputs), []
         for k in range(s.n_future):
-            good = model.head(trunk, k, num_logits=l).argmax(dim=2) == targets[:, :, k]
-            rows.append(in_order(F.pad(good[:, : l - k], (k, 0))))  # shifted to the token predicted
+            good = model.head(trunk, k, num_outputs=path_len).argmax(dim=2) == targets[:, :, k]
+            # Shifted from the position that predicts to the token that is predicted.
+            rows.append(in_order(F.pad(good[:, : path_len - k], (k, 0))))
         hits["head_accuracy"] = torch.stack(rows, dim=1)
     return hits

@@ -80,12 +80,12 @@ class Attention(nn.Module):
         self.q_norm = nn.LayerNorm(D, bias=False) if config.qk_norm else nn.Identity()
         self.k_norm = nn.LayerNorm(D, bias=False) if config.qk_norm else nn.Identity()
 
-    def forward(self, x, num_queries, cache=None):
-        """x (B, T, C) -> (B, num_queries, C), for the last positions. cache: a Cache or None."""
+    def forward(self, x, num_outputs, cache=None):
+        """x (B, T, C) -> (B, num_outputs, C), for the last positions. cache: a Cache or None."""
         B, T, C = x.shape
         to_query, to_key_value = self.c_attn.weight.split([C, 2 * C])
         q_bias, kv_bias = self.c_attn.bias.split([C, 2 * C])
-        q = F.linear(x[:, T - num_queries :], to_query, q_bias)  # (B, num_queries, C)
+        q = F.linear(x[:, T - num_outputs :], to_query, q_bias)  # (B, num_outputs, C)
         k, v = F.linear(x, to_key_value, kv_bias).split(C, dim=2)  # (B, T, C) each
         q, k, v = (part.unflatten(2, (self.n_head, -1)) for part in (q, k, v))  # (B, …, H, D)
         q, k = self.q_norm(q), self.k_norm(k)
@@ -93,21 +93,21 @@ class Attention(nn.Module):
         if cache is not None:
             k, v = cache.append(k, v)  # (B, H, S, D), with S tokens so far
         y = attend(q, k, v)
-        return self.c_proj(y.transpose(1, 2).reshape(B, num_queries, C))
+        return self.c_proj(y.transpose(1, 2).reshape(B, num_outputs, C))
 
 
 def attend(q, k, v):
-    """Causal attention of the last num_queries of S tokens.
+    """Causal attention of the last num_outputs of S tokens.
 
-    q (B, H, num_queries, D), k and v (B, H, S, D) -> (B, H, num_queries, D).
+    q (B, H, num_outputs, D), k and v (B, H, S, D) -> (B, H, num_outputs, D).
     """
-    num_queries, S = q.shape[2], k.shape[2]
-    if num_queries == 1:
+    num_outputs, S = q.shape[2], k.shape[2]
+    if num_outputs == 1:
         return F.scaled_dot_product_attention(q, k, v)  # the newest token sees all
-    if num_queries == S:
+    if num_outputs == S:
         return F.scaled_dot_product_attention(q, k, v, is_causal=True)
-    # Query i stands at position S - num_queries + i, and sees the keys up to there.
-    sees = torch.ones(num_queries, S, dtype=torch.bool, device=q.device).tril(S - num_queries)
+    # Query i stands at position S - num_outputs + i, and sees the keys up to there.
+    sees = torch.ones(num_outputs, S, dtype=torch.bool, device=q.device).tril(S - num_outputs)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=sees)
 
 
@@ -132,12 +132,12 @@ class Block(nn.Module):
         self.ln_2 = nn.LayerNorm(config.n_embd)
         self.mlp = MLP(config)
 
-    def forward(self, x, num_queries, cache=None):
-        """x (B, T, C) -> (B, num_queries, C), for the last positions. cache: a Cache or None."""
+    def forward(self, x, num_outputs, cache=None):
+        """x (B, T, C) -> (B, num_outputs, C), for the last positions. cache: a Cache or None."""
         h = self.ln_1(x)
         if self.canon is not None:
             h = self.canon(h, cache)
-        x = x[:, x.shape[1] - num_queries :] + self.attn(h, num_queries, cache)
+        x = x[:, x.shape[1] - num_outputs :] + self.attn(h, num_outputs, cache)
         return x + self.mlp(self.ln_2(x))
 
 
@@ -177,14 +177,15 @@ class GPT(nn.Module):
 
         Matrices have 1 / sqrt(inputs), so that outputs are of the inputs' size (LeCun et al. 1998,
         "Efficient BackProp"), and embeddings 0.1: with 0.02, a network this narrow stays on its
-        first plateau several times longer. Canon starts as the token plus the one before it.
+        first plateau several times longer. Canon starts as the token itself in one half of the
+        channels and the one before in the other, as Mamba's convolution does here.
         """
         for name, p in self.named_parameters():
             if name.endswith("bias"):
                 nn.init.zeros_(p)
             elif name.endswith("canon.weight"):
-                nn.init.zeros_(p)
-                nn.init.ones_(p[:, -2])
+                nn.init.zeros_(p)  # in one half of the channels, y_t = x_t; in the other, x_{t-1}
+                p.data[: len(p) // 2, -2:] = torch.tensor([1.0, -1.0])
             elif name.startswith(("h.", "future.")) and p.ndim == 2:
                 nn.init.normal_(p, std=p.shape[1] ** -0.5)
         nn.init.normal_(self.wte.weight, std=0.1)
@@ -208,20 +209,20 @@ class GPT(nn.Module):
             x = block(x, T, cache[i] if cache else None)
         return x
 
-    def head(self, x, k=0, num_logits=None, cache=None):
+    def head(self, x, k=0, num_outputs=None, cache=None):
         """Output head k + 1, which predicts the token k + 1 ahead: a block, then the unembedding.
 
-        Arguments: x (B, T, C), from trunk; num_logits, how many of the last positions are asked for
+        Arguments: x (B, T, C), from trunk; num_outputs, how many of the last positions are asked for
             (None: all); cache, from new_cache, in which each head has its own part.
-        Returns: logits (B, num_logits, V), float.
+        Returns: logits (B, num_outputs, V), float.
         """
         block = self.future[k - 1] if k > 0 else self.h[-1]
-        x = block(x, num_logits or x.shape[1], cache[len(self.h) - 1 + k] if cache else None)
+        x = block(x, num_outputs or x.shape[1], cache[len(self.h) - 1 + k] if cache else None)
         return self.lm_head(self.ln_f(x))
 
-    def forward(self, tokens, num_logits=None, cache=None):
-        """Next-token logits: tokens (B, T), int64 -> (B, num_logits, V), at the last positions."""
-        return self.head(self.trunk(tokens, cache), 0, num_logits, cache)
+    def forward(self, tokens, num_outputs=None, cache=None):
+        """Next-token logits: tokens (B, T), int64 -> (B, num_outputs, V), at the last positions."""
+        return self.head(self.trunk(tokens, cache), 0, num_outputs, cache)
 
     def new_cache(self, batch_size, max_tokens):
         """An empty cache for decoding: one Cache a block, for up to max_tokens tokens."""

@@ -225,20 +225,20 @@ class Mamba(nn.Module):
             x = block(x, x.shape[1], cache[i] if cache else None)
         return x
 
-    def head(self, x, k=0, num_logits=None, cache=None):
+    def head(self, x, k=0, num_outputs=None, cache=None):
         """Output head k + 1, which predicts the token k + 1 ahead: a block, then the unembedding.
 
-        Arguments: x (B, T, C), from trunk; num_logits, how many of the last positions are asked for
+        Arguments: x (B, T, C), from trunk; num_outputs, how many of the last positions are asked for
             (None: all); cache, from new_cache, in which each head has its own part.
-        Returns: logits (B, num_logits, V), float.
+        Returns: logits (B, num_outputs, V), float.
         """
         block = self.future[k - 1] if k > 0 else self.layers[-1]
-        x = block(x, num_logits or x.shape[1], cache[len(self.layers) - 1 + k] if cache else None)
+        x = block(x, num_outputs or x.shape[1], cache[len(self.layers) - 1 + k] if cache else None)
         return self.lm_head(self.norm_f(x))
 
-    def forward(self, tokens, num_logits=None, cache=None):
-        """Next-token logits: tokens (B, T), int64 -> (B, num_logits, V), at the last positions."""
-        return self.head(self.trunk(tokens, cache), 0, num_logits, cache)
+    def forward(self, tokens, num_outputs=None, cache=None):
+        """Next-token logits: tokens (B, T), int64 -> (B, num_outputs, V), at the last positions."""
+        return self.head(self.trunk(tokens, cache), 0, num_outputs, cache)
 
     def new_cache(self, batch_size, max_tokens):
         """An empty cache for decoding: one Cache a block. Only a GPT's grows with max_tokens."""

@@ -67,9 +67,9 @@ SETTINGS = {
         optimizer=("muon", "muon: Muon for the blocks' matrices, AdamW for the rest; adamw: AdamW"),
         lr=({"gpt": 3e-3, "mamba": 2e-3}, "AdamW's learning rate; Muon's is ten times that"),
         batch_size=({"gpt": 192, "mamba": 256}, "graphs a step"),
-        steps=({"gpt": 1200, "mamba": 800}, "steps"),
+        steps=(800, "steps"),
         warmup=(10, "steps over which the learning rate rises"),
-        decay=({"gpt": 0.3, "mamba": 0.6}, "share of the steps, the last ones, over which the"
+        decay=({"gpt": 0.4, "mamba": 0.6}, "share of the steps, the last ones, over which the"
                                            " learning rate falls to 0; 0: it stays"),
     ),
     "the run": dict(
@@ -160,7 +160,7 @@ def schedule(step, s):
 # ------------------------------------------------------------------------------------------------
 # The loss
 
-IN_CACHE = 2**18  # numbers, 1 MB: a layer's output for one part of a batch fits in a core's cache
+IN_CACHE = 2**17  # numbers, 512 kB: a layer's output for one part of a batch fits in a core's cache
 
 
 def add_gradients(model, inputs, targets):
@@ -181,7 +181,7 @@ def add_gradients(model, inputs, targets):
         trunk = model.trunk(x)  # (b, T, C)
         cut = trunk.detach().requires_grad_()
         for k in range(y.shape[2]):
-            logits = model.head(cut, k, num_logits=y.shape[1])  # (b, l, V)
+            logits = model.head(cut, k, num_outputs=y.shape[1])  # (b, l, V)
             labels = y[:, :, k].flatten()
             loss = F.cross_entropy(logits.flatten(0, 1), labels, ignore_index=data.IGNORE)
             loss = loss * (len(x) / len(inputs))  # the part's share in the batch's mean

@@ -463,7 +463,7 @@ def gradients_of_heads(n_future, batch, V, naive=False):
         if naive:
             trunk = model.trunk(inputs)
             heads = range(n_future)
-            logits = [model.head(trunk, k, num_logits=5).flatten(0, 1) for k in heads]
+            logits = [model.head(trunk, k, num_outputs=5).flatten(0, 1) for k in heads]
             losses = (F.cross_entropy(logits[k], targets[:, :, k].flatten()) for k in heads)
             sum(losses).backward()
         else:

@@ -21,7 +21,7 @@ from plumbing.run_folder import write_whole  # noqa: E402
 
 RUNS, BENCH = "results/table.py", "results/table.py, bench"  # what the marks name
 COLUMNS = ["model", "graph", "labels", "objective", "seeds", "graphs seen", "minutes"]
-COLUMNS += ["exact match", "first step", "the rest, forced", "cheat rate"]
+COLUMNS += ["exact match", "difficult token", "the rest, forced", "cheat rate"]
 COLUMNS += ["then the goal", "margin", "chance"]
 FIRST_PAGE = [c for c in COLUMNS if c not in ("graphs seen", "then the goal", "margin", "chance")]
 
@@ -34,7 +34,7 @@ def table(runs, columns=COLUMNS):
     kinds = {}
     for run in runs:
         s = run["s"]
-        name = s["objective"] + ", only the first step" * s["only_difficult"]
+        name = s["objective"] + ", difficult token only" * s["only_difficult"]
         name += ", no Canon" * s["no_canon"] + ", no QK-norm" * s["no_qk_norm"]
         name += ", AdamW" * (s["optimizer"] == "adamw")
         name += f", {s['n_train']:,} fixed graphs" * bool(s["n_train"])

@@ -26,7 +26,7 @@ class Rule(torch.nn.Module):
     def new_cache(self, batch_size, max_tokens):
         return [torch.empty(batch_size, 0, dtype=torch.int64)]
 
-    def forward(self, tokens, num_logits=None, cache=None):
+    def forward(self, tokens, num_outputs=None, cache=None):
         if cache is not None:
             cache[0] = torch.cat([cache[0], tokens], dim=1)
         seen = tokens if cache is None else cache[0]
@@ -46,7 +46,7 @@ class Rule(torch.nn.Module):
                     answer.append(mine[1] if place == 0 else child.get(token, 0))
             answers.append(answer)
         logits = torch.nn.functional.one_hot(torch.tensor(answers), data.vocab_size(N)).float()
-        return logits[:, -(num_logits or tokens.shape[1]) :]
+        return logits[:, -(num_outputs or tokens.shape[1]) :]
 
 
 def plan(arms, goal):
@@ -90,8 +90,8 @@ def test_a_model_that_cheats_to_the_last_place_and_copies_the_goal_there_is_caug
     """The goal stands in the prefix: to copy it is easier than to follow the last edge, and takes no plan."""
 
     class CopiesTheGoal(Rule):
-        def forward(self, tokens, num_logits=None, cache=None):
-            logits = super().forward(tokens, num_logits, cache)
+        def forward(self, tokens, num_outputs=None, cache=None):
+            logits = super().forward(tokens, num_outputs, cache)
             before = cache[0].shape[1] - logits.shape[1]
             for i in range(logits.shape[1]):
                 if before + i == data.prefix_length(DEG, L) + L - 2:  # the place that writes the last token
@@ -119,11 +119,11 @@ def test_what_cannot_be_measured_is_left_out(deg, path_len):
 
 def test_a_model_that_guesses_has_no_margin_and_does_not_cheat():
     class Guess(Rule):
-        def forward(self, tokens, num_logits=None, cache=None):
+        def forward(self, tokens, num_outputs=None, cache=None):
             if cache is not None:
                 cache[0] = torch.cat([cache[0], tokens], dim=1)
             generator = torch.Generator().manual_seed(tokens.shape[1])
-            return torch.randn(len(tokens), num_logits or tokens.shape[1], data.vocab_size(N), generator=generator)
+            return torch.randn(len(tokens), num_outputs or tokens.shape[1], data.vocab_size(N), generator=generator)
 
     s = settings(objective="next", deg=2, path_len=L, num_nodes=N)
     prefix, path = data.sample_graphs(2000, 2, L, N, torch.Generator().manual_seed(0))

@@ -84,7 +84,7 @@ def test_logits_only_where_asked_are_the_same_logits():
     model = make()
     everywhere = model(tokens(3, 20))
     for n in (1, 5, 20):
-        assert torch.allclose(model(tokens(3, 20), num_logits=n), everywhere[:, -n:], atol=1e-12)
+        assert torch.allclose(model(tokens(3, 20), num_outputs=n), everywhere[:, -n:], atol=1e-12)
 
 
 @pytest.mark.parametrize("pieces", [[20], [1] * 20, [12, 1, 1, 1, 5], [3, 4, 13]])
@@ -112,7 +112,7 @@ def test_the_first_head_is_the_last_block_and_the_others_stand_beside_it():
 def test_gradients_against_finite_differences():
     model = make(n_layer=2, n_embd=8)
     sequence = tokens(2, 6)
-    loss = lambda: model(sequence, num_logits=3).pow(2).mean()
+    loss = lambda: model(sequence, num_outputs=3).pow(2).mean()
     loss().backward()
     for name, p in model.named_parameters():
         direction = torch.randn_like(p)

@@ -324,13 +324,13 @@ def test_cache_keeps_its_size():
     assert size() == after_one
 
 
-@pytest.mark.parametrize("num_logits", [1, 2, 12])
-def test_num_logits_are_the_last_of_all(num_logits):
+@pytest.mark.parametrize("num_outputs", [1, 2, 12])
+def test_num_outputs_are_the_last_of_all(num_outputs):
     model, tokens = small_model(), random_tokens(2, 12)
-    last, every = model(tokens, num_logits=num_logits), model(tokens)
-    torch.testing.assert_close(last, every[:, -num_logits:], rtol=1e-10, atol=1e-12)
+    last, every = model(tokens, num_outputs=num_outputs), model(tokens)
+    torch.testing.assert_close(last, every[:, -num_outputs:], rtol=1e-10, atol=1e-12)
     cache = model.new_cache(2, 14)
-    model(tokens, num_logits=num_logits, cache=cache)
+    model(tokens, num_outputs=num_outputs, cache=cache)
     more = torch.cat([tokens, tokens[:, :2]], dim=1)
     torch.testing.assert_close(model(more[:, 12:], cache=cache), model(more)[:, 12:], rtol=1e-10, atol=1e-12)
 
@@ -339,7 +339,7 @@ def test_heads():
     model, tokens = small_model(n_future=3), random_tokens(2, 9)
     x = model.trunk(tokens)
     assert torch.equal(model.head(x), model(tokens))
-    logits = [model.head(x, k, num_logits=4) for k in range(3)]
+    logits = [model.head(x, k, num_outputs=4) for k in range(3)]
     assert [row.shape for row in logits] == [(2, 4, 13)] * 3
     sum(row.logsumexp(dim=2).sum() for row in logits).backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.parameters())
@@ -352,7 +352,7 @@ def test_model_gradients_equal_those_of_the_reference_scan():
     tokens, gradients = random_tokens(2, 11), []
     for method in ("reference", "fast"):
         model = small_model(scan=method)
-        F.cross_entropy(model(tokens, num_logits=5).flatten(0, 1), tokens[:, :5].flatten()).backward()
+        F.cross_entropy(model(tokens, num_outputs=5).flatten(0, 1), tokens[:, :5].flatten()).backward()
         gradients.append([p.grad for p in model.parameters()])
     for a, b in zip(*gradients):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)

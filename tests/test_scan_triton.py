@@ -204,7 +204,7 @@ def check_the_model_has_the_same_logits_and_gradients():
         torch.manual_seed(1)
         config = MambaConfig(vocab_size=7, n_layer=2, n_embd=6, d_state=3, scan=method)
         model = Mamba(config).double().to(DEVICE)
-        logits = model(tokens, num_logits=3)
+        logits = model(tokens, num_outputs=3)
         logits.logsumexp(dim=2).sum().backward()
         outputs[method] = [logits, *(p.grad for p in model.parameters())]
     for a, b in zip(outputs["triton"], outputs["fast"], strict=True):

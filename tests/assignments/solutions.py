@@ -49,7 +49,7 @@ def cheat_rate(model, prefix, path, num_nodes):
     """Put the model on a wrong arm's first node: how often does it write all further inner nodes of that arm, token by
     token? The last place does not count, for there a model that cheats may copy the goal from the prefix.
 
-    Arguments: model(tokens, num_logits) -> logits, as model_gpt.GPT; prefix (B, P) and path (B, l), int64, with at
+    Arguments: model(tokens, num_outputs) -> logits, as model_gpt.GPT; prefix (B, P) and path (B, l), int64, with at
         least two arms and l of 4 or more. Of several wrong arms, take any one.
     Returns: a float from 0 to 1, a share of the B graphs.
     """
@@ -60,7 +60,7 @@ def cheat_rate(model, prefix, path, num_nodes):
     wrong = arms[torch.arange(len(arms)), is_wrong.int().argmax(dim=1)]  # (B, l)
     sequence = torch.cat([prefix, wrong[:, :2]], dim=1)
     for _ in range(l - 3):
-        sequence = torch.cat([sequence, model(sequence, num_logits=1).argmax(dim=2)], dim=1)
+        sequence = torch.cat([sequence, model(sequence, num_outputs=1).argmax(dim=2)], dim=1)
     return (sequence[:, prefix.shape[1] :] == wrong[:, :-1]).all(dim=1).double().mean().item()
 
 

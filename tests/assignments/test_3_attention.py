@@ -39,10 +39,10 @@ def test_the_future_is_unseen_and_the_past_is_seen():
         assert not (before[:, place:] - after[:, place:]).abs().amax(dim=2).lt(1e-6).any()
 
 
-@pytest.mark.parametrize("num_queries", [1, 3, T])
-def test_the_last_outputs_alone_are_the_same(num_queries):
+@pytest.mark.parametrize("num_outputs", [1, 3, T])
+def test_the_last_outputs_alone_are_the_same(num_outputs):
     attention, x = make(), random_input()
-    assert near(attention(x, num_queries), attention(x, T)[:, T - num_queries :])
+    assert near(attention(x, num_outputs), attention(x, T)[:, T - num_outputs :])
 
 
 def test_the_order_of_the_past_does_not_matter():

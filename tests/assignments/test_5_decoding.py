@@ -23,7 +23,7 @@ class Accountant:
         self.room = max_tokens
         return [torch.zeros(batch_size, dtype=torch.int64)]
 
-    def __call__(self, tokens, num_logits=None, cache=None):
+    def __call__(self, tokens, num_outputs=None, cache=None):
         self.passes.append(tokens.shape[1])
         total, answers = 0 if cache is None else cache[0], []
         for token in tokens.unbind(dim=1):
@@ -32,7 +32,7 @@ class Accountant:
         if cache is not None:
             cache[0] = total
         logits = torch.nn.functional.one_hot(torch.stack(answers, dim=1), V).double()
-        return logits[:, -(num_logits or len(answers)) :]
+        return logits[:, -(num_outputs or len(answers)) :]
 
 
 def decode_without_a_cache(model, prefix, length):

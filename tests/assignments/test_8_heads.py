@@ -31,14 +31,14 @@ class Tiny(nn.Module):
             x.grad_fn.register_prehook(lambda _: self.notes.append("trunk backward"))
         return x
 
-    def head(self, x, k=0, num_logits=None, cache=None):
-        y = self.heads[k](x[:, x.shape[1] - (num_logits or x.shape[1]) :].sin())
+    def head(self, x, k=0, num_outputs=None, cache=None):
+        y = self.heads[k](x[:, x.shape[1] - (num_outputs or x.shape[1]) :].sin())
         self.notes.append(f"head {k} forward, {y.shape[1]} logits")
         y.grad_fn.register_prehook(lambda _: self.notes.append(f"head {k} backward"))
         return y
 
-    def forward(self, tokens, num_logits=None, cache=None):
-        return self.head(self.trunk(tokens, cache), 0, num_logits, cache)
+    def forward(self, tokens, num_outputs=None, cache=None):
+        return self.head(self.trunk(tokens, cache), 0, num_outputs, cache)
 
 
 def batch(K, seed=0):
