@@ -344,6 +344,8 @@ def main(argv=None):
             say(f"drew {args.out / name}.png and .svg")
     except (ValueError, OSError) as fault:
         parser.error(fault)
+    except KeyboardInterrupt:
+        parser.exit(1, "\nplot.py: stopped\n")
 
 
 if __name__ == "__main__":

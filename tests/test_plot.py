@@ -31,7 +31,8 @@ def make_run(folder, objective="next", model="gpt", seed=1, deg=2, path_len=5, s
             tokens[1] = 0.5 if step else 0.0
         row = dict(step=step, seconds=1.5 * step * seed, graphs=step * 8, chance=1 / deg,
                    loss=1.0 if step else None, accuracy=tokens[1] * 0.96,
-                   margin=20 * tokens[1] - 10, position_accuracy=tokens, forced_accuracy=tokens, difficult=tokens[1])
+                   margin=20 * tokens[1] - 10, position_accuracy=tokens, forced_accuracy=tokens,
+                   difficult=tokens[1])
         if objective in ("next", "multi"):
             row["cheat_rate"] = 0.97 if step else 0.0
         rows.append(json.dumps(row) + "\n")
@@ -397,8 +398,8 @@ def test_a_run_under_way_is_drawn_and_said(tmp_path, capsys):
     ("config.json", ""),
     ("config.json", "[1, 2]"),
     ("config.json", '{"objective": "next"}'),
-    ("config.json", '{"objective": "magic", "model": "gpt", "deg": 2, "path_len": 5, "num_nodes": 9, '
-                    '"steps": 9}'),
+    ("config.json", '{"objective": "magic", "model": "gpt", "deg": 2, "path_len": 5, '
+                    '"num_nodes": 50, "steps": 9}'),
     ("config.json", "[" * 100_000),
 ])
 def test_damaged_files_are_refused_in_one_sentence(file, text, tmp_path, capsys):
