@@ -212,7 +212,7 @@ class GPT(nn.Module):
     def head(self, x, k=0, num_outputs=None, cache=None):
         """Output head k + 1, which predicts the token k + 1 ahead: a block, then the unembedding.
 
-        Arguments: x (B, T, C), from trunk; num_outputs, how many of the last positions are asked for
+        Arguments: x (B, T, C), from trunk; num_outputs, how many of the last positions are wanted
             (None: all); cache, from new_cache, in which each head has its own part.
         Returns: logits (B, num_outputs, V), float.
         """

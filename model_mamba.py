@@ -124,10 +124,10 @@ class Mixer(nn.Module):
         """Mimetic initial values (Trockman et al. 2024, arXiv 2410.11135): near linear attention.
 
         The state hardly fades (A = -0.1, dt from 0.1 to 1). C starts as a copy of B, so that what
-        was written under a label is read under it. The convolution starts as the newest token in one
-        half of the channels and the one before in the other. out_proj starts as a multiple of
-        in_proj transposed, so that what is read comes back in the basis of what was written (Trockman
-        & Kolter 2023, arXiv 2305.09828, do so for attention). The matrices themselves are random.
+        was written under a label is read under it. The convolution starts as the newest token in
+        one half of the channels and the one before in the other. out_proj starts as a multiple of
+        in_proj transposed, so that what is read comes back in the basis of what was written
+        (Trockman & Kolter 2023, arXiv 2305.09828, do so for attention). The matrices are random.
         """
         (E, N), R, half = self.A_log.shape, self.dt_rank, len(self.A_log) // 2
         self.A_log.fill_(math.log(0.1))
@@ -228,7 +228,7 @@ class Mamba(nn.Module):
     def head(self, x, k=0, num_outputs=None, cache=None):
         """Output head k + 1, which predicts the token k + 1 ahead: a block, then the unembedding.
 
-        Arguments: x (B, T, C), from trunk; num_outputs, how many of the last positions are asked for
+        Arguments: x (B, T, C), from trunk; num_outputs, how many of the last positions are wanted
             (None: all); cache, from new_cache, in which each head has its own part.
         Returns: logits (B, num_outputs, V), float.
         """

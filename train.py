@@ -169,8 +169,8 @@ def add_gradients(model, inputs, targets):
     The loss is the cross-entropy: for each output head the mean over its targets, then the sum over
     the heads (Gloeckle et al. 2024, section 2). The heads take turns, so that only one head's
     logits exist at a time: each head's backward pass stops at the trunk's output, where gradients
-    add up; one backward pass then takes their sum through the trunk. On a CPU the batch goes through
-    in parts that fit in the cache, a fifth faster: most operations wait for memory.
+    add up; one backward pass then takes their sum through the trunk. On a CPU the batch goes
+    through in parts that fit in the cache, a fifth faster: most operations wait for memory.
 
     Arguments: inputs (B, T) and targets (B, l, K), int64. Returns: the loss, a float.
     """
