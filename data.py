@@ -106,7 +106,7 @@ def split_prefix(prefix):
 def trace_arms(prefix, deg, num_nodes):
     """Follow the edges of each graph from its start, arm by arm, in the order of the first edges.
 
-    This is the Clever Hans cheat (section 4), executed exactly: each node is the child of the last.
+    This is the Clever Hans cheat (section 4), done exactly: each node is the child of the last one.
 
     Arguments: prefix (B, P), int64, of path-star graphs. Returns: (B, deg, path_len), int64.
     """
@@ -136,7 +136,7 @@ def trace_arms(prefix, deg, num_nodes):
 #     multi        inputs   … s g =  s  a  b     the next n_future tokens at once, a row a head: the
 #                  targets         s  a  b  g    position that sees only s must already name the
 #                                  a  b  g  .    tokens after the next, which nothing revealed
-#                                  b  g  .  .    gives away
+#                                  b  g  .  .    gives away (a dot: no target)
 
 OBJECTIVES = ("next", "reverse", "teacherless", "multi")
 IGNORE = -100  # no target here (PyTorch's ignore_index)
@@ -169,8 +169,9 @@ def graph_keys(prefix, num_nodes):
     """A number for each graph, the same for every order of its edges and each of its goals.
 
     Graphs with the same edges count as one, whichever goal is asked for: a model that trained on an
-    arm has seen its path. The key is the sum of the edges' numbers, each scrambled by SplitMix64's
-    64-bit multiplications (Steele et al. 2014). Different graphs collide with probability 2^-64.
+    arm has seen its path. The key is the sum of the edges' numbers, each scrambled by 64-bit
+    multiplications in the manner of SplitMix64 (Steele et al. 2014), so that the keys of different
+    graphs are equal with a probability near 2^-64.
 
     Arguments: prefix (B, P), int64. Returns: (B,), int64.
     """

@@ -20,7 +20,8 @@ def decode(model, prefix, length, objective, num_nodes):
     """Write paths by greedy decoding, in the order in which the model was trained to write them.
 
     A teacherless model writes all tokens in one pass, the others one after another, with a cache.
-    Arguments: prefix (B, P), int64; length, of the path, in tokens. Returns: (B, length), int64.
+    Arguments: prefix (B, P), int64; length, of the path, in tokens; objective, one of
+        data.OBJECTIVES. Returns: (B, length), int64.
     """
     if objective == "teacherless":
         return logits_without_teacher(model, prefix, length, num_nodes).argmax(dim=2)
@@ -30,8 +31,8 @@ def decode(model, prefix, length, objective, num_nodes):
 
 def logits_without_teacher(model, prefix, length, num_nodes):
     """A teacherless model's logits for all tokens of the path, in one pass: (B, length, V)."""
-    no_path = prefix[:, :1].expand(-1, length)  # only its shape matters: no token of it is shown
-    inputs, _ = data.layout("teacherless", prefix, no_path, num_nodes)
+    placeholder = prefix[:, :1].expand(-1, length)  # no token of the path is shown
+    inputs, _ = data.layout("teacherless", prefix, placeholder, num_nodes)
     return model(inputs, num_outputs=length)
 
 
@@ -73,8 +74,9 @@ def evaluate(model, prefix, path, s):
                         is left out, because a model that cheats may copy the goal there
     writes_arm_end, writes_goal     what it names last: the wrong arm's end, the goal, or neither
 
-    Arguments: prefix (M, P) and path (M, l), int64; s, the settings. Under torchrun, each process
-        has its share of the graphs, and all get the numbers of the whole.
+    Arguments: prefix (M, P) and path (M, l), int64; s, the settings (objective, reverse, deg,
+        num_nodes, n_future). Under torchrun, each process has its share of the graphs, and all get
+        the numbers of the whole.
     Returns: a dict of floats and lists of floats; head_accuracy is a list of lists.
     """
     totals, count = {}, torch.tensor(len(path), device=path.device)

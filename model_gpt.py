@@ -43,7 +43,7 @@ class GPTConfig:
 class Canon(nn.Module):
     """A Canon layer (Allen-Zhu 2025, "Physics of Language Models: Part 4.1", arXiv 2512.17351).
 
-    A causal convolution of each channel with itself, added to its input:
+    A causal depthwise convolution with a residual connection:
     y_t = x_t + w_0 x_{t-3} + w_1 x_{t-2} + w_2 x_{t-1} + w_3 x_t.
     """
 
@@ -66,9 +66,8 @@ class Canon(nn.Module):
 
 
 class Attention(nn.Module):
-    """Causal multi-head self-attention (Vaswani et al. 2017, section 3.2), with QK-norm.
-
-    (Dehghani et al. 2023, "Scaling Vision Transformers to 22 Billion Parameters", section 2.)
+    """Causal multi-head self-attention (Vaswani et al. 2017, section 3.2), with QK-norm (Dehghani
+    et al. 2023, "Scaling Vision Transformers to 22 Billion Parameters", section 2).
     """
 
     def __init__(self, config):
@@ -142,7 +141,10 @@ class Block(nn.Module):
 
 
 class Cache:
-    """What one block keeps of the tokens so far: Canon's last inputs, and keys and values."""
+    """What one block keeps of the tokens so far: Canon's last inputs, and keys and values.
+
+    k, v (B, H, max_tokens, D) and window (B, 3, C) have the dtype and device of the tensor `like`.
+    """
 
     def __init__(self, batch_size, max_tokens, config, like):
         shape = (batch_size, config.n_head, max_tokens, config.n_embd // config.n_head)
@@ -173,10 +175,10 @@ class GPT(nn.Module):
         self.init_weights()
 
     def init_weights(self):
-        """Draw the initial weights: random, as GPT-2's, but not all with a deviation of 0.02.
+        """Draw the initial weights: random, as GPT-2's, but not all of standard deviation 0.02.
 
-        Matrices have 1 / sqrt(inputs), so that outputs are of the inputs' size (LeCun et al. 1998,
-        "Efficient BackProp"), and embeddings 0.1: with 0.02, a network this narrow stays on its
+        A matrix's is 1 / sqrt(fan-in), so that outputs are of the inputs' size (LeCun et al. 1998,
+        "Efficient BackProp"), and an embedding's 0.1: with 0.02, a network this narrow stays on its
         first plateau several times longer. Canon starts as the token itself in one half of the
         channels and the one before in the other, as Mamba's convolution does here.
         """
@@ -225,6 +227,6 @@ class GPT(nn.Module):
         return self.head(self.trunk(tokens, cache), 0, num_outputs, cache)
 
     def new_cache(self, batch_size, max_tokens):
-        """An empty cache for decoding: one Cache a block, for up to max_tokens tokens."""
+        """An empty cache for decoding, a Cache for each block, with room for max_tokens tokens."""
         blocks = (*self.h, *self.future)
         return [Cache(batch_size, max_tokens, self.config, like=self.wte.weight) for _ in blocks]

@@ -22,7 +22,7 @@ Read selective_scan_reference first, then Mixer, then Mamba.forward. Notable cho
       same time and memory wherever it stands.
 
 Shapes: B graphs, T tokens, C = n_embd channels, E = expand · C inner channels, N = d_state numbers
-of state a channel, V vocabulary.
+of state in each of them, V vocabulary. (In formulas, B_t, C_t and D are the paper's.)
 """
 
 import math
@@ -51,7 +51,7 @@ def selective_scan_reference(x, dt, A, B, C, D, h):
 
 
 def selective_scan(x, dt, A, B, C, D, initial_state=None, return_state=False, method="auto"):
-    """The recurrence, computed in one of three ways that give the same numbers.
+    """The recurrence, computed in one of three ways that agree up to rounding.
 
     Arguments: as selective_scan_reference, dt after its softplus; initial_state (B, E, N), or None
         for zeros. x, B, C share one dtype; dt has it too, or float32 beside 16 bits. float64 is
@@ -68,6 +68,8 @@ def selective_scan(x, dt, A, B, C, D, initial_state=None, return_state=False, me
     methods["triton"] = scan.triton_scan
     if method not in methods:
         raise ValueError(f"scan {method!r} is unknown; choose one of auto, {', '.join(methods)}")
+    if not torch.is_grad_enabled():  # then the scan need keep nothing for a backward pass
+        x, dt, A, B, C, D = (v.detach() for v in (x, dt, A, B, C, D))
     A, D = (v.to(torch.promote_types(x.dtype, torch.float32)) for v in (A, D))
     h = A.new_zeros(x.shape[0], *A.shape) if initial_state is None else initial_state.to(A.dtype)
     with torch.autocast(x.device.type, enabled=False):  # in mixed precision too, states are float32
@@ -81,7 +83,7 @@ class MambaConfig:
     n_layer: int = 4
     n_embd: int = 64  # d_model in the paper
     d_state: int = 16
-    d_conv: int = 2  # inputs that the convolution sees; 4 upstream
+    d_conv: int = 2  # inputs that the convolution sees, 2 or more if mimetic; 4 upstream
     expand: int = 2
     n_future: int = 1  # output heads; head k predicts the token k ahead
     dt_rank: int = None  # None: n_embd / 16, rounded up
@@ -132,7 +134,8 @@ class Mixer(nn.Module):
         (E, N), R, half = self.A_log.shape, self.dt_rank, len(self.A_log) // 2
         self.A_log.fill_(math.log(0.1))
         self.start_dt_between(0.1, 1.0)
-        self.conv1d.weight.zero_(), self.conv1d.bias.zero_()
+        self.conv1d.weight.zero_()
+        self.conv1d.bias.zero_()
         self.conv1d.weight[:half, 0, -1] = 1  # the newest token
         self.conv1d.weight[half:, 0, -2] = 1  # the one before
         for part in (slice(half), slice(half, E)):
@@ -191,7 +194,10 @@ class Block(nn.Module):
 
 
 class Cache:
-    """What one block keeps of the tokens so far: its convolution's last inputs and its state."""
+    """What one block keeps of the tokens so far: its convolution's last inputs and its state.
+
+    window (B, E, d_conv - 1) and state (B, E, N) have the dtype and device of the tensor `like`.
+    """
 
     def __init__(self, batch_size, config, like):
         E = config.expand * config.n_embd
@@ -241,6 +247,6 @@ class Mamba(nn.Module):
         return self.head(self.trunk(tokens, cache), 0, num_outputs, cache)
 
     def new_cache(self, batch_size, max_tokens):
-        """An empty cache for decoding: one Cache a block. Only a GPT's grows with max_tokens."""
+        """An empty cache for decoding, a Cache for each block. Only a GPT's needs max_tokens."""
         blocks = (*self.layers, *self.future)
         return [Cache(batch_size, self.config, like=self.embedding.weight) for _ in blocks]

@@ -1,7 +1,7 @@
 """Muon: momentum with orthogonal steps (Jordan et al. 2024), for the matrices in a model's blocks.
 
-A few directions dominate the gradient of a matrix, those that already help. An orthogonal step goes
-equally far in all directions. That matters on a plateau, where the way out is still a faint one.
+A few directions dominate the gradient of a matrix. An orthogonal step goes equally far in all, and
+so, on a plateau, also along the weak direction that leads out of it.
 """
 
 import torch
@@ -39,7 +39,8 @@ class Muon(torch.optim.Optimizer):
 def orthogonalize(G):
     """The orthogonal U V^T nearest to each G = U S V^T, roughly: (K, rows, columns), float, like G.
 
-    Five Newton-Schulz steps (Jordan et al. 2024) bring every singular value to between 0.7 and 1.2.
+    Five Newton-Schulz steps (Jordan et al. 2024) bring all but the smallest singular values to
+    between 0.7 and 1.2.
     """
     if G.shape[1] > G.shape[2]:
         return orthogonalize(G.mT).mT

@@ -84,8 +84,9 @@ def is_variation(run):
     """Is a run trained otherwise than the four objectives are, so that they must not be mixed?"""
     s = run["s"]
     flags = "only_difficult", "no_canon", "no_qk_norm", "no_mimetic", "init_from", "n_train"
-    other_order = bool(s.get("reverse")) != (s["objective"] == "reverse")
-    return any(map(s.get, flags)) or s.get("optimizer", "muon") != "muon" or other_order
+    if any(map(s.get, (*flags, "train_file"))) or s.get("optimizer", "muon") != "muon":
+        return True
+    return bool(s.get("reverse")) != (s["objective"] == "reverse")
 
 
 def split(runs, key):
@@ -211,7 +212,7 @@ def positions(runs):
     fig, axes = new_figure(
         f"Which token of the path is learned when, in {runs[0]['graph_name']}?",
         "Only next is shown the true path so far. 90 %: the step at which a token gets there.\n"
-        "A panel ends soon after its last token has. Thin: single seeds; thick: their median.",
+        "A panel ends soon after its last token does. Thin: single seeds; thick: their median.",
         len(rows), len(columns), panel=max(4.2, 0.5 * (l + 2)))
     plt.setp(axes.flat, visible=False)
     for row, (m, group) in zip(axes, rows.items()):
@@ -277,7 +278,7 @@ def cheat(runs):
     """The cheat rate against the difficult token, a line through training, one panel a model."""
     fig = panel_a_model(
         runs, f"Does the model follow a wrong arm that it is put on, in {runs[0]['graph_name']}?",
-        "Followed: every inner node named. On top, at chance (dotted): the Clever Hans cheat.\n"
+        "Followed: every further inner node named. Top of the dotted line: the cheat.\n"
         "Dots: the end of training. Thin: single seeds; thick: their median.",
         ("first steps right (difficult token)", lambda r: r["difficult"]),
         ("wrong arms followed", lambda r: r["cheat_rate"]),

@@ -17,9 +17,10 @@ and the rest follows by the chain rule, with a sum over each index that the left
     dC_t = sum_E dy_t h_t      dB_t = sum_E g_t u_t      du_t = sum_N g_t B_t
     e_t  = g_t a_t h_{t-1}     (the gradient of the exponent dt_t A, since d exp(r) = exp(r) dr)
     dx_t = du_t dt_t + D dy_t      ddt_t = du_t x_t + sum_N e_t A
-    dA   = sum_{B,T} e_t dt_t      dD = sum_{B,T} dy_t x_t      dh_0 = a_1 g_1 (the initial state's)
+    dA   = sum e_t dt_t and dD = sum dy_t x_t, over graphs and time; dh_0 = a_1 g_1
 
-Shapes: B graphs, T time steps, E channels, N numbers of state a channel.
+Shapes: B graphs, T time steps, E channels, N numbers of state in each. (In formulas, B_t, C_t and
+D are the paper's.)
 """
 
 import importlib.util
@@ -90,6 +91,11 @@ class FastScan(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, dy, dh):
+        """The gradients of forward's seven inputs, each of its input's shape, in their order.
+
+        Arguments: dy (B, T, E) and dh (B, E, N), the gradients of y and of the last state. borders
+            (chunks, B, N, E) holds the states before each chunk of steps, the initial one first.
+        """
         x, dt, A, B, C, D, borders = ctx.saved_tensors
         At = A.t().contiguous()
         blocks, scratch = FastScan.blocks(x, At)

@@ -6,12 +6,11 @@
     python train.py --multi          several future tokens from each position: solved
     python train.py --help           everything else
 
-A run leaves a folder with log.jsonl (a line an evaluation), config.json (all settings) and ckpt.pt.
+A run leaves a folder with log.jsonl (a line for each evaluation), config.json and ckpt.pt.
 In this file: the settings, the graphs of a step, model and optimisers, the loss, the loop, main.
 """
 
 import math
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -28,8 +27,9 @@ from plumbing import flags, graph_files, pretrained, processes, run_folder
 
 # ------------------------------------------------------------------------------------------------
 # The settings: name=(default, what --help says). Each is a flag of the same name. A default may
-# differ between the models. They are what learned the path in minutes on two CPU cores, on the
-# largest graph on which that was so. Mamba's has the paper's 50 labels (results/LOG.md tells more).
+# differ between the models. With them, each model finds the path within minutes on two CPU cores,
+# on the largest graph for which we can say that (results/LOG.md has the search). Everywhere below,
+# s is the namespace of these settings.
 
 SETTINGS = {
     "the task": dict(
@@ -102,8 +102,9 @@ CHOICES = dict(
 def batch_of(step, s, fixed, forbidden):
     """The graphs of one step: prefix (B, P) and path (B, l), int64.
 
-    They depend on the seed and the step alone, so a resumed run need not remember any. Arguments:
-        fixed and forbidden, from graph_files.training_graphs.
+    They depend on the seed and the step alone, so a resumed run need not remember any.
+    Arguments: fixed, the training set's prefix (M, P) and path (M, l), or None for fresh graphs;
+        forbidden, the keys of the test graphs, (K,) int64.
     """
     B, shape = s.batch_size, (s.deg, s.path_len, s.num_nodes)
     if fixed is None:
@@ -185,9 +186,11 @@ def add_gradients(model, inputs, targets):
             labels = y[:, :, k].flatten()
             loss = F.cross_entropy(logits.flatten(0, 1), labels, ignore_index=data.IGNORE)
             loss = loss * (len(x) / len(inputs))  # the part's share in the batch's mean
-            loss.backward()
+            with torch.autocast(x.device.type, enabled=False):  # types are settled going forward
+                loss.backward()
             total += loss.item()
-        trunk.backward(cut.grad)
+        with torch.autocast(x.device.type, enabled=False):
+            trunk.backward(cut.grad)
     return total
 
 
@@ -196,10 +199,13 @@ def add_gradients(model, inputs, targets):
 
 
 def train(s, folder, test, fixed, forbidden, checkpoint=None):
-    """Train to the last step, evaluating on `test` at times. Returns: the log's last line, a dict.
+    """Train to the last step, with an evaluation every eval_every steps.
 
-    Ctrl-C ends training after the current step, with a checkpoint. Raises: FloatingPointError when
-    the loss is no longer finite; ValueError, OSError; SystemExit after Ctrl-C.
+    Arguments: folder, a Path, or None in a process that writes nothing; test, prefix (M, P) and
+        path (M, l); fixed and forbidden, as in batch_of; checkpoint, a dict to go on from.
+    Returns: the log's last line, a dict.
+    Raises: FloatingPointError when the loss is no longer finite; ValueError, OSError; SystemExit
+        after Ctrl-C, which ends training after the current step, with a checkpoint.
     """
     model = make_model(s).to(s.device)
     optimizers = make_optimizers(model, s)
@@ -272,8 +278,8 @@ def train_from(s, files, checkpoint):
 def evaluate_checkpoint(s, files, checkpoint):
     """What --eval_only does: measure a checkpoint, print it, and leave the folder as it is.
 
-    Other test graphs than the run's are compared with every graph that it trained on, all of which
-    are drawn again; those that it saw are left out. Raises: ValueError, OSError.
+    Test graphs other than the run's own are compared with every graph that it trained on, all of
+    which are drawn again; those that it saw are left out. Raises: ValueError, OSError.
     """
     test, trained = graph_files.test_graphs(s, files), SimpleNamespace(**checkpoint["settings"])
     if (s.n_test, s.test_file) != (trained.n_test, trained.test_file):

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import torch
 
+# Run as a script, Python looks for modules in this file's folder; ours are one above.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 
@@ -70,6 +71,7 @@ def main(argv=None):
         passes, right = 0, 0
         for one, its_path in zip(prefix, path):
             written, count = decode_by_drafts(model, one[None], s.path_len)
+            its_path = its_path.flip(0) if s.reverse else its_path
             passes, right = passes + count, right + int(torch.equal(written[0], its_path))
         print(
             f"{len(path)} paths of {s.path_len} tokens: {passes / len(path):.2f} passes each, where"

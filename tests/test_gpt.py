@@ -127,6 +127,15 @@ def test_gradients_against_finite_differences():
 
 
 @torch.no_grad()
+def test_canon_starts_as_this_token_in_one_half_of_the_channels_and_the_one_before_in_the_other():
+    model = GPT(GPTConfig(**SIZES))
+    x = torch.randn(2, 7, 16)
+    before, newest = model.h[1].canon(x).split(8, dim=2)
+    assert torch.equal(newest, x[:, :, 8:]) and not before[:, 0].any()
+    torch.testing.assert_close(before[:, 1:], x[:, :-1, :8])
+
+
+@torch.no_grad()
 def test_initial_weights_hold_nothing_of_the_plan():
     """Which inner node is nearest to what the last two places of the prefix hold, layer by layer? None in particular."""
     torch.manual_seed(5)
