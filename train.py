@@ -67,9 +67,9 @@ SETTINGS = {
         optimizer=("muon", "muon: Muon for the blocks' matrices, AdamW for the rest; adamw: AdamW"),
         lr=({"gpt": 3e-3, "mamba": 2e-3}, "AdamW's learning rate; Muon's is ten times that"),
         batch_size=({"gpt": 192, "mamba": 256}, "graphs a step"),
-        steps=(800, "steps"),
+        steps=({"gpt": 1200, "mamba": 800}, "steps"),
         warmup=(10, "steps over which the learning rate rises"),
-        decay=({"gpt": 0.4, "mamba": 0.6}, "share of the steps, the last ones, over which the"
+        decay=({"gpt": 0.3, "mamba": 0.6}, "share of the steps, the last ones, over which the"
                                            " learning rate falls to 0; 0: it stays"),
     ),
     "the run": dict(
@@ -211,7 +211,7 @@ def train(s, folder, test, fixed, forbidden, checkpoint=None):
     optimizers = make_optimizers(model, s)
     step, loss, seconds = 0, None, 0.0
     if checkpoint:
-        step, loss, seconds = run_folder.restore(model, optimizers, checkpoint)
+        step, loss, seconds = run_folder.restore(checkpoint, model, optimizers)
     elif s.init_from:
         pretrained.start_from(model, s.init_from)
     if s.compile:  # all but the scan, whose loop over time would be unrolled
@@ -293,7 +293,7 @@ def evaluate_checkpoint(s, files, checkpoint):
         test = graph_files.without(test, batches, s.num_nodes)
         s.n_test = len(test[0])
     model = make_model(s)
-    step, _, _ = run_folder.restore(model, make_optimizers(model, s), checkpoint)
+    step, _, _ = run_folder.restore(checkpoint, model)
     with processes.mixed_precision(s):
         measured = evaluate(model.to(s.device), *processes.share_of(test, s.device), s)
     run_folder.print_measurements(step, measured, s)

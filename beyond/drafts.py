@@ -66,7 +66,7 @@ def main(argv=None):
         if s.objective != "multi":
             raise ValueError(f"{folders[0]} has the objective {s.objective}; give a run of --multi")
         model = train.make_model(s)
-        run_folder.restore(model, train.make_optimizers(model, s), checkpoint)
+        run_folder.restore(checkpoint, model)
         prefix, path = (part[:200] for part in graph_files.test_graphs(s, files))
         passes, right = 0, 0
         for one, its_path in zip(prefix, path):

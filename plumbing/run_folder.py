@@ -43,7 +43,7 @@ class Run:
         return time.monotonic() - self.began
 
     def is_due(self, step):
-        """Is it time for an evaluation?"""
+        """Is it time for an evaluation? The loop asks after each step, which is noted for the log."""
         self.last_step = time.monotonic()
         return step % self.s.eval_every == 0 or step == self.s.steps
 
@@ -321,14 +321,14 @@ def load_checkpoint(folder, types):
     )
 
 
-def restore(model, optimizers, checkpoint):
-    """Load a checkpoint's numbers into model and optimisers.
+def restore(checkpoint, model, optimizers=()):
+    """Load a checkpoint's numbers into the model and, to go on training, into the optimisers.
 
     Returns: step, loss, seconds. Raises: ValueError when they do not fit.
     """
     try:
         model.load_state_dict(checkpoint["model"])
-        for optimizer, state in zip(optimizers, checkpoint["optimizers"], strict=True):
+        for optimizer, state in zip(optimizers, checkpoint["optimizers"], strict=bool(optimizers)):
             optimizer.load_state_dict(state)
         return checkpoint["step"], checkpoint["loss"], checkpoint["seconds"]
     except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as fault:

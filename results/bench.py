@@ -485,7 +485,7 @@ def model_with_heads(args):
             f"--run {args.run} has the objective {s.objective}; give a run of train.py --multi"
         )
     if checkpoint:
-        restore(model, train.make_optimizers(model, s), checkpoint)
+        restore(checkpoint, model)
     return model, test_graphs(s, files)[0], s
 
 
