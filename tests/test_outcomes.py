@@ -1,7 +1,7 @@
-"""What the lab is for: the objectives part ways, with the defaults, within minutes on two cores.
+"""What the lab is for: the objectives part ways, with the defaults but for fewer steps, in minutes.
 
 The seed is one that no setting was chosen on, and the bounds are wider than what was measured
-(results/README.md). Where fewer steps than the default's show it, fewer are run.
+(results/README.md).
 """
 
 import pytest
@@ -13,28 +13,35 @@ SEED = 1234
 
 
 def outcome(folder, *flags):
-    common = ["--seed", SEED, "--threads", "2", "--eval_every", "400", "--out_dir", folder]
+    common = ["--seed", SEED, "--threads", "2", "--eval_every", "500", "--out_dir", folder]
     train.main([*flags, *map(str, common)])
     return lines(folder)[-1]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("flags", [["--steps", "400"], ["--model", "mamba", "--steps", "600"]])
-def test_next_token_prediction_learns_all_but_the_first_step(tmp_path, flags):
-    end = outcome(tmp_path / "run", *flags)
-    assert abs(end["difficult"] - end["chance"]) < 0.05
-    assert min(end["forced_accuracy"][:1] + end["forced_accuracy"][2:]) > 0.97
-    assert end["wrong_arm"] > 0.4
+def test_next_token_prediction_learns_all_but_the_difficult_token_and_cheats(tmp_path):
+    end = outcome(tmp_path / "run", "--steps", "400")
+    assert abs(end["difficult"] - end["chance"]) < 0.05 and abs(end["margin"]) < 0.5
+    assert min(end["forced_accuracy"][:1] + end["forced_accuracy"][2:]) > 0.99
+    assert end["cheat_rate"] > 0.95 and end["wrong_arm"] > 0.4
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "flags, least",
     [
-        (["--teacherless"], 0.97),
-        (["--reverse", "--steps", "400"], 0.97),
-        (["--model", "mamba", "--teacherless"], 0.95),
+        (["--reverse", "--steps", "400"], 0.98),
+        (["--multi", "--steps", "600"], 0.9),
+        (["--model", "mamba", "--teacherless", "--steps", "600"], 0.9),
     ],
 )
-def test_without_a_teacher_and_in_reverse_the_path_is_learned(tmp_path, flags, least):
+def test_the_other_objectives_find_the_path(tmp_path, flags, least):
     assert outcome(tmp_path / "run", *flags)["accuracy"] > least
+
+
+@pytest.mark.slow
+def test_without_a_teacher_the_path_is_learned_from_its_end(tmp_path):
+    """The whole path takes longer, and not every seed gets there (results/README.md)."""
+    end = outcome(tmp_path / "run", "--teacherless", "--steps", "500")
+    start, difficult, _, before_goal, goal = end["position_accuracy"]
+    assert min(start, before_goal, goal) > 0.95 and difficult > 0.4
