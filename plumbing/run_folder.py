@@ -43,7 +43,7 @@ class Run:
         return time.monotonic() - self.began
 
     def is_due(self, step):
-        """Is it time for an evaluation? The loop asks after each step, which is noted for the log."""
+        """Is it time for an evaluation? Called after each step, whose end is noted for the log."""
         self.last_step = time.monotonic()
         return step % self.s.eval_every == 0 or step == self.s.steps
 
