@@ -2,8 +2,8 @@
 
     python train.py                  next-token prediction: the first step stays at chance
     python train.py --reverse        the same on reversed paths: solved
-    python train.py --teacherless    every token of the path at once, none of it revealed: solved
     python train.py --multi          several future tokens from each position: solved
+    python train.py --teacherless    all tokens at once, none of them revealed: solved in most seeds
     python train.py --help           everything else
 
 A run leaves a folder with log.jsonl (a line for each evaluation), config.json and ckpt.pt.
@@ -27,9 +27,8 @@ from plumbing import flags, graph_files, pretrained, processes, run_folder
 
 # ------------------------------------------------------------------------------------------------
 # The settings: name=(default, what --help says). Each is a flag of the same name. A default may
-# differ between the models. With them, each model finds the path within minutes on two CPU cores,
-# on the largest graph for which we can say that (results/LOG.md has the search). Everywhere below,
-# s is the namespace of these settings.
+# differ between the models. results/README.md has what they reach, in minutes on two CPU cores, and
+# results/LOG.md how they were found. Everywhere below, s is the namespace of these settings.
 
 SETTINGS = {
     "the task": dict(
