@@ -250,7 +250,7 @@ def test_every_step_has_a_whole_batch_where_an_epoch_ends_in_less():
 
 
 MATRICES = {
-    "gpt": "attn.c_attn attn.c_proj mlp.c_fc mlp.c_proj".split(),
+    "gpt": "canon attn.c_attn attn.c_proj mlp.c_fc mlp.c_proj".split(),
     "mamba": "mixer.in_proj mixer.x_proj mixer.dt_proj mixer.out_proj".split(),  # A_log is a table, and conv1d no matrix
 }
 
@@ -263,7 +263,8 @@ def test_muon_has_the_matrices_of_all_blocks_and_adamw_the_rest(model):
     adamw, muon = train.make_optimizers(network, s)
     pieces = {names[p]: group["pieces"] for group in muon.param_groups for p in group["params"]}
     blocks = [*("h.0 h.1" if model == "gpt" else "layers.0 layers.1").split(), "future.0"]
-    assert pieces == {f"{b}.{m}.weight": 3 if m == "attn.c_attn" else 1 for b in blocks for m in MATRICES[model]}
+    stacked = {"attn.c_attn": 3, "mixer.in_proj": 2}  # all others are one matrix
+    assert pieces == {f"{b}.{m}.weight": stacked.get(m, 1) for b in blocks for m in MATRICES[model]}
     rest = [names[p] for group in adamw.param_groups for p in group["params"]]
     assert sorted([*rest, *pieces]) == sorted(names.values())
     assert {group["lr"] for group in adamw.param_groups} == {0.003}
