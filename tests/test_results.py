@@ -69,7 +69,7 @@ def test_the_pictures_and_files_that_the_texts_point_to_are_there():
         pointed = re.findall(r"\]\((?!https?:)([^)#]+)\)", text) + re.findall(r"`([a-z_]+\.py)`", text)
         assert name != "README.md" or len(pointed) > 10
         for target in pointed:
-            places = [HOME / target, HOME / "tests" / "assignments" / target]
+            places = [HOME / target, (HOME / name).parent / target, HOME / "tests" / "assignments" / target]
             assert any(place.exists() for place in places), f"{name} points to {target}"
 
 
