@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import train
-from helpers import DEFAULTS, HOME, TINY, files_of, lines, refusal, run
+from helpers import DEFAULTS, HOME, TINY, lines, refusal, run
 from plumbing import flags as plumbing_flags
 from plumbing import graph_files
 

@@ -1,6 +1,5 @@
 """The lesson's loop: batches, loss, learning rate, resuming, evaluating, on models that train in a blink."""
 
-import json
 import math
 import shutil
 from pathlib import Path
@@ -11,7 +10,7 @@ import torch.nn.functional as F
 
 import data
 import train
-from helpers import DEFAULTS, TINY, assert_same_run, lines, refusal, run, settings, weights, write_file
+from helpers import DEFAULTS, TINY, assert_same_run, lines, refusal, run, settings, write_file
 from plumbing import graph_files, run_folder
 
 
