@@ -24,9 +24,11 @@ from statistics import median, median_high
 os.environ["MPLBACKEND"] = "Agg"  # needs no display; a notebook's may not be installed here
 import matplotlib.pyplot as plt
 
+from settings import CHOICES
+
 # ------------------------------------------------------------------------------------------------
 # Reading the logs
-OBJECTIVES = ("next", "reverse", "teacherless", "multi")  # those of data.py, which imports torch
+OBJECTIVES = CHOICES["objective"]
 MODELS = {"gpt": "GPT", "mamba": "Mamba"}
 
 

@@ -62,7 +62,7 @@ def main(argv=None):
         if len(folders) != 1:
             raise ValueError("give the folder of one run of train.py --multi")
         given = {"resume": folders[0], "eval_only": True, "device": "cpu"}
-        s, files, checkpoint = flags.settle(given, train.SETTINGS)
+        s, files, checkpoint = flags.settle(given)
         if s.objective != "multi":
             raise ValueError(f"{folders[0]} has the objective {s.objective}; give a run of --multi")
         model = train.make_model(s)

@@ -1,10 +1,5 @@
-"""The command line: from flags to settings that hold, or one sentence about what does not.
+"""From the flags that were given to settings that hold, or one sentence about what does not."""
 
-Every setting is a flag of the same name. train.py lists them, grouped, as name=(default, help); a
-default that differs between the models is a dict {model: value}.
-"""
-
-import argparse
 import contextlib
 import os
 import sys
@@ -14,30 +9,16 @@ import torch
 
 import data
 from plumbing import pretrained
+from plumbing.command_line import defaults_for, refuse
 from plumbing.graph_files import FILES, read_files
 from plumbing.processes import check_device
 from plumbing.run_folder import load_checkpoint
+from settings import SETTINGS
 
 # What may differ from the checkpoint's settings; the graph files may have moved, too.
 MAY_CHANGE_ON_RESUME = ("steps", "eval_every", "device", "compile", "threads")
 MAY_CHANGE_FOR_EVALUATION = ("n_test", "test_file", "device", "dtype", "threads")
 MAY_BE_0 = ("n_train", "warmup", "seed", "threads")
-METAVAR = {bool: None, int: "N", float: "X", str: "NAME"}
-
-
-def make_output_safe():
-    """Let printing never fail: not for a letter that the terminal lacks, nor without any output."""
-    if sys.stdout is None:  # the shell's >&-
-        sys.stdout = open(os.devnull, "w")
-    if hasattr(sys.stdout, "reconfigure"):  # a notebook's cannot, and need not
-        sys.stdout.reconfigure(errors="backslashreplace")
-
-
-def refuse(message, program="train.py"):
-    """Say in one sentence what cannot be done, and end with exit status 2."""
-    if os.environ.get("LOCAL_RANK", "0") == "0":  # torchrun's other processes say the same
-        print(f"{program}: {message}", file=sys.stderr)
-    sys.exit(2)
 
 
 @contextlib.contextmanager
@@ -63,42 +44,6 @@ def one_sentence_for_faults(given=(), program="train.py"):
         raise
     except KeyboardInterrupt:
         sys.exit(f"\n{program}: stopped at once; a run goes on from its last checkpoint, if any")
-
-
-def defaults_for(model, settings):
-    """Every setting's default for one of the models: a dict."""
-    defaults = {name: d for group in settings.values() for name, (d, _) in group.items()}
-    return {name: d[model] if isinstance(d, dict) else d for name, d in defaults.items()}
-
-
-def parse_command_line(argv, doc, settings, choices):
-    """Read the flags.
-
-    Arguments: doc, train.py's docstring, whose first two paragraphs stand above the flags;
-        settings; choices, {name: what it may be}. Returns: a dict of the flags that were given.
-    """
-    summary, examples = doc.split("\n\n")[:2]
-    parser = argparse.ArgumentParser(
-        prog="train.py",
-        description=f"{summary}\n\n{examples}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        argument_default=argparse.SUPPRESS,
-    )
-    for title, group in settings.items():
-        flags = parser.add_argument_group(title)
-        for name, (default, explanation) in group.items():
-            shown = f" (default: {default})" if default else ""
-            if isinstance(default, dict):
-                shown = f" (default: {default['gpt']} for the GPT, {default['mamba']} for Mamba)"
-                default = default["gpt"]
-            kind = {"type": type(default), "metavar": METAVAR[type(default)]}
-            if isinstance(default, bool):
-                kind = {"action": "store_true"}
-            elif name in choices:
-                kind = {"choices": choices[name]}
-            flags.add_argument(f"--{name}", help=explanation + shown, **kind)
-    parser.error = refuse  # one sentence, without the list of flags
-    return vars(parser.parse_args(argv))
 
 
 def name_objective(given):
@@ -172,7 +117,7 @@ def check_settings(s):
     check_device(s.device)
 
 
-def settle(given, settings):
+def settle(given, settings=SETTINGS):
     """Complete the flags that were given: from the checkpoint on --resume, else from the defaults.
 
     Returns: s, a namespace of all settings; files, as from read_files; the checkpoint, or None.

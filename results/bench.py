@@ -266,7 +266,7 @@ def decode_without_cache(model, prefix, length):
 def settings(args, **given):
     """train.py's settings with these flags; --quick shrinks the model."""
     given = {"device": "cpu"} | given | (TINY if args.quick else {})
-    return command_line.settle(given, train.SETTINGS)[0]
+    return command_line.settle(given)[0]
 
 
 def draw(count, s):
@@ -478,7 +478,7 @@ def model_with_heads(args):
     given = dict(multi=True, path_len=5) | (TINY if args.quick else {})
     if args.run:
         given = dict(resume=args.run)
-    s, files, checkpoint = command_line.settle(given | dict(device="cpu"), train.SETTINGS)
+    s, files, checkpoint = command_line.settle(given | dict(device="cpu"))
     model = train.make_model(s)
     if s.objective != "multi":
         raise ValueError(
@@ -554,7 +554,7 @@ def bench_size(args):
             steps, tokens = [], []
             for size in sizes:
                 given = base | (TINY if args.quick else {}) | {what: size}
-                s = command_line.settle(dict(device="cpu", model=name) | given, train.SETTINGS)[0]
+                s = command_line.settle(dict(device="cpu", model=name) | given)[0]
                 model = train.make_model(s)
                 batch = data.layout("next", *draw(s.batch_size, s), s.num_nodes)
                 gradients = lambda m=model, b=batch: train.add_gradients(m, *b)

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 import train
-from plumbing import flags as plumbing_flags
+from plumbing import command_line
 from plumbing.graph_files import write_graphs
 
 HOME = Path(train.__file__).parent
-DEFAULTS = plumbing_flags.defaults_for("gpt", train.SETTINGS)
+DEFAULTS = command_line.defaults_for("gpt")
 TINY = (
     "--n_layer 2 --n_head 2 --n_embd 16 --path_len 4 --num_nodes 12 --n_test 50 --batch_size 8"
     " --threads 1 --device cpu"

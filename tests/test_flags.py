@@ -8,10 +8,14 @@ import sys
 import pytest
 import torch
 
+import data
+import plot
 import train
 from helpers import DEFAULTS, HOME, TINY, lines, refusal, run
+from plumbing import command_line
 from plumbing import flags as plumbing_flags
 from plumbing import graph_files
+from settings import CHOICES
 
 
 @pytest.mark.parametrize("flags", [["--reverse"], ["--objective", "reverse"], ["--objective", "next", "--reverse"]])
@@ -29,9 +33,21 @@ def test_help_names_every_flag_with_its_default(capsys):
     assert shown.isascii()  # every terminal can show it
     for name, default in DEFAULTS.items():
         assert f"--{name}" in shown
-        other = plumbing_flags.defaults_for("mamba", train.SETTINGS)[name]
+        other = command_line.defaults_for("mamba")[name]
         differs = f"(default: {default} for the GPT, {other} for Mamba)"
         assert not default or f"(default: {default})" in shown or differs in shown
+
+
+def test_help_does_not_wait_for_torch():
+    for flag in ("--help", "-h"):
+        command = [sys.executable, "-X", "importtime", HOME / "train.py", flag]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 0 and "--objective" in done.stdout
+        assert "argparse" in done.stderr and "torch" not in done.stderr and "numpy" not in done.stderr
+
+
+def test_the_objectives_of_the_flag_are_those_of_the_layouts():
+    assert CHOICES["objective"] == data.OBJECTIVES == plot.OBJECTIVES
 
 
 @pytest.mark.parametrize(
@@ -138,14 +154,14 @@ def test_a_terminal_that_lacks_a_letter_gets_its_number(tmp_path, encoding):
 
 
 def test_as_many_heads_as_a_path_has_room_for():
-    heads = lambda **given: plumbing_flags.settle(dict(device="cpu", **given), train.SETTINGS)[0].n_future
+    heads = lambda **given: plumbing_flags.settle(dict(device="cpu", **given))[0].n_future
     assert [heads(multi=True, path_len=path_len) for path_len in (2, 3, 4, 5)] == [2, 3, 4, 4]
     assert heads() == heads(teacherless=True) == 1 and heads(multi=True, model="mamba") == 2
 
 
 def test_what_only_a_gpt_needs_is_not_asked_of_a_mamba():
     given = dict(device="cpu", model="mamba", n_embd=18, n_head=5)
-    s, _, _ = plumbing_flags.settle(given, train.SETTINGS)
+    s, _, _ = plumbing_flags.settle(given)
     assert s.n_embd == 18
 
 

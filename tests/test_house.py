@@ -24,6 +24,7 @@ def imports(path):
 @pytest.mark.parametrize(
     "name, may",
     [
+        ("settings", set()),
         ("data", set()),
         ("model_gpt", set()),
         ("model_mamba", {"scan"}),
@@ -31,7 +32,7 @@ def imports(path):
         ("scan_triton", set()),
         ("muon", set()),
         ("evaluate", {"data"}),
-        ("plot", set()),
+        ("plot", {"settings"}),
     ],
 )
 def test_each_file_of_the_lesson_stands_by_itself(name, may):

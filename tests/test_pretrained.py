@@ -314,7 +314,7 @@ def test_fine_tuning_is_gentler_unless_the_flags_say_otherwise(tmp_path):
     save_gpt2(random_model("gpt"), tmp_path)
     given = dict(init_from=str(tmp_path), num_nodes=12, path_len=3, device="cpu")
     for more, expected in ({}, ("adamw", 1e-4)), (dict(lr=1e-3, optimizer="muon"), ("muon", 1e-3)):
-        s, _, _ = flags.settle(given | more, train.SETTINGS)
+        s, _, _ = flags.settle(given | more)
         assert (s.optimizer, s.lr) == expected
 
 
@@ -322,7 +322,7 @@ def test_the_tasks_tokens_are_the_first_rows_and_positions_are_cropped(tmp_path)
     published = random_model("gpt")
     save_gpt2(published, tmp_path)
     given = dict(init_from=str(tmp_path), num_nodes=12, path_len=3, multi=True, n_future=2)
-    s, _, _ = flags.settle(given | {"device": "cpu"}, train.SETTINGS)
+    s, _, _ = flags.settle(given | {"device": "cpu"})
     model = train.make_model(s)
     pretrained.start_from(model, s.init_from)
     assert torch.equal(model.wte.weight, published.wte.weight[:16]) and model.lm_head.weight is model.wte.weight

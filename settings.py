@@ -1,0 +1,72 @@
+"""Every setting of a run, and its default: name=(default, what --help says).
+
+Each is a flag of the same name. A default that differs between the models is a dict. What they
+reach, in minutes on two CPU cores, stands in results/README.md, and how they were found in
+results/LOG.md. This file imports nothing, so that --help need not wait for PyTorch.
+"""
+
+SETTINGS = {
+    "the task": dict(
+        deg=(2, "arms that leave the start node"),
+        path_len=({"gpt": 5, "mamba": 4}, "nodes of an arm, counted with the start"),
+        num_nodes=({"gpt": 20, "mamba": 50}, "node labels to draw from; the paper has 50"),
+        n_train=(0, "graphs in a fixed training set (the paper: 200000); 0: fresh ones each step"),
+        n_test=(0, "unseen graphs to evaluate on; 0: 2000, or all that --test_file has"),
+        train_file=("", "train on this file's graphs, one a line, like 3,5|7,9|5,2|3,7/3,9=3,7,9"),
+        test_file=("", "evaluate on this file's graphs"),
+    ),
+    "the objective": dict(
+        objective=("next", "what is predicted from what; data.py draws all four"),
+        reverse=(False, "write the path from goal to start; alone it is --objective reverse"),
+        teacherless=(False, "short for --objective teacherless"),
+        multi=(False, "short for --objective multi"),
+        n_future=(0, "output heads of --multi: head k predicts the token k ahead; 0: 4 for the GPT,"
+                     " 2 for Mamba, at most path_len"),
+        only_difficult=(False, "train on the loss of the difficult token alone; not with --multi"),
+    ),
+    "the model": dict(
+        model=("gpt", "a Transformer or a Mamba"),
+        n_layer=({"gpt": 6, "mamba": 4}, "blocks"),
+        n_head=(2, "attention heads of the GPT"),
+        n_embd=(64, "channels"),
+        no_canon=(False, "the GPT without its Canon layers, as in GPT-2"),
+        no_qk_norm=(False, "the GPT without the norm of queries and keys, as in GPT-2"),
+        no_mimetic=(False, "Mamba as upstream: random initial values, a convolution of width 4"),
+        init_from=("", "start from published weights: gpt2, gpt2-large, mamba-130m and others, or a"
+                       " folder that has them; sets the sizes, takes out Canon and QK-norm, and"
+                       " unless they are given sets --optimizer adamw --lr 1e-4"),
+        scan=("auto", "how Mamba computes its scan; auto: triton on a GPU, fast elsewhere"),
+    ),
+    "the optimiser": dict(
+        optimizer=("muon", "muon: Muon for the blocks' matrices, AdamW for the rest; adamw: AdamW"),
+        lr=({"gpt": 3e-3, "mamba": 2e-3}, "AdamW's learning rate; Muon's is ten times that"),
+        batch_size=({"gpt": 192, "mamba": 256}, "graphs a step"),
+        steps=({"gpt": 1200, "mamba": 800}, "steps"),
+        warmup=(10, "steps over which the learning rate rises"),
+        decay=({"gpt": 0.3, "mamba": 0.6}, "share of the steps, the last ones, over which the"
+                                           " learning rate falls to 0; 0: it stays"),
+    ),
+    "the run": dict(
+        seed=(1, "fixes the whole run on a CPU, for one number of threads"),
+        eval_every=(50, "steps between evaluations; each is a line of the log, and a checkpoint"),
+        device=("auto", "cpu, cuda, cuda:1, mps; auto: cuda where there is one, else cpu"),
+        dtype=("float32", "bfloat16: mixed precision"),
+        compile=(False, "torch.compile the model"),
+        threads=(0, "CPU threads; 0 leaves the choice to PyTorch"),
+        out_dir=("", "the run's folder; if not given, runs/ and a name made of what matters"),
+        resume=("", "go on with the run in this folder, to the same numbers as if it had never"
+                    " stopped; with other --steps to other numbers, since the learning rate follows"
+                    " the steps"),
+        eval_only=(False, "with --resume: evaluate the checkpoint, on the run's test graphs or on"
+                          " others by --test_file or --n_test, and stop"),
+    ),
+}
+
+# What a setting may be, where that is a short list
+CHOICES = dict(
+    objective=("next", "reverse", "teacherless", "multi"),
+    model=("gpt", "mamba"),
+    scan=("auto", "reference", "fast", "triton"),
+    optimizer=("muon", "adamw"),
+    dtype=("float32", "bfloat16"),
+)
