@@ -54,19 +54,16 @@ def decode_by_drafts(model, prefix, length):
 
 def main(argv=None):
     """Decode 200 test graphs of a run with its drafts, and say how many passes they saved."""
-    import train
-    from plumbing import flags, graph_files, run_folder
+    from ask import load
+    from plumbing import flags, graph_files
 
     folders = sys.argv[1:] if argv is None else argv
     with flags.one_sentence_for_faults(program="drafts.py"):
         if len(folders) != 1:
             raise ValueError("give the folder of one run of train.py --multi")
-        given = {"resume": folders[0], "eval_only": True, "device": "cpu"}
-        s, files, checkpoint = flags.settle(given)
+        model, s, files = load(folders[0])
         if s.objective != "multi":
             raise ValueError(f"{folders[0]} has the objective {s.objective}; give a run of --multi")
-        model = train.make_model(s)
-        run_folder.restore(checkpoint, model)
         prefix, path = (part[:200] for part in graph_files.test_graphs(s, files))
         passes, right = 0, 0
         for one, its_path in zip(prefix, path):

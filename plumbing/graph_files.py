@@ -18,7 +18,8 @@ import data
 
 LINE = re.compile(
     r"((?:[0-9]{1,9},[0-9]{1,9}[|])*[0-9]{1,9},[0-9]{1,9})"  # the edges
-    r"/([0-9]{1,9},[0-9]{1,9})=([0-9]{1,9}(?:,[0-9]{1,9})+)"  # start and goal, path
+    r"/([0-9]{1,9},[0-9]{1,9})="  # start and goal
+    r"([0-9]{1,9}(?:,[0-9]{1,9})+|)"  # the path, or nothing where a question is asked
 )
 LONGEST_LINE = 1_000_000  # characters; an endless line is refused, not read into memory
 FILES = ("train_file", "test_file")  # the settings that name such a file
@@ -75,9 +76,28 @@ def read_graphs(file_name, num_nodes):
     return prefix, table[:, ends + 2 :].contiguous()
 
 
-def parse_graph(line, num_nodes):
+def read_question(text, s):
+    """Read a graph without its path, 3,5|7,9|5,2|3,7/3,9=, of the shape that a run has.
+
+    Returns: prefix (1, P) and path (1, l), int64; the path is the arm that ends in the goal.
+    Raises: ValueError.
+    """
+    row, *shape = parse_graph(text, s.num_nodes, asks=True)
+    if shape != [s.deg, s.path_len]:
+        raise ValueError(
+            f"the graph is a G({shape[0]},{shape[1]}), but the model was trained on"
+            f" G({s.deg},{s.path_len}); give one of those"
+        )
+    ends = 2 * s.deg * (s.path_len - 1)
+    row = torch.tensor([row])
+    edges, start, goal = row[:, :ends].unflatten(1, (-1, 2)), row[:, ends], row[:, ends + 1]
+    return data.write_prefix(edges, start, goal, s.num_nodes), row[:, ends + 2 :]
+
+
+def parse_graph(line, num_nodes, asks=False):
     """Read one line, and prove that it is a path-star graph with the path from start to goal.
 
+    Arguments: asks, whether the line may end at `=`; its path is then found.
     Returns: the line's numbers in their order (a list of int), deg and path_len.
     Raises: ValueError that names the fault.
     """
@@ -85,11 +105,11 @@ def parse_graph(line, num_nodes):
     # expression for blanks beside marks would be quadratic.)
     line = "".join(part.strip(" \t") for part in re.split("([,|/=])", line.strip()))
     match = LINE.fullmatch(line)
-    if not match:
+    if not match or not (asks or match[3]):
         raise ValueError(
             f"{ascii(line[:40])} … is not of the form a,b|c,d|…/start,goal=start,…,goal"
         )
-    parts = ([int(n) for n in re.split("[,|]", part)] for part in match.groups())
+    parts = ([int(n) for n in re.split("[,|]", part) if n] for part in match.groups())
     edges, (start, goal), path = parts
     largest = max(*edges, *path, start, goal)
     if largest >= num_nodes:
@@ -119,6 +139,9 @@ def parse_graph(line, num_nodes):
             f"the edges are no path-star graph: the arms from the start {start} differ in length,"
             " or edges lie off them"
         )
+    path = path or next((arm for arm in arms if arm[-1] == goal), [])
+    if not path:
+        raise ValueError(f"no arm of the graph ends at the goal {goal}")
     shown = ",".join(map(str, path))
     if path not in arms and path[::-1] in arms:
         raise ValueError(
