@@ -1,6 +1,8 @@
 """Reading the run folders that exercises 6 and 7 name."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 HOME = Path(__file__).resolve().parent.parent.parent  # the lab
@@ -9,6 +11,8 @@ HOME = Path(__file__).resolve().parent.parent.parent  # the lab
 def read_run(folder, name, exercise):
     """The settings and the log of a complete run; `name` is its folder, as experiments.json has it, under `folder`."""
     run = folder / name
+    inside = folder.resolve() in run.resolve().parents
+    assert inside or not name, f"exercise {exercise}: {name!r} lies outside the folder; hand the run in with it"
     assert name and (run / "log.jsonl").is_file() and (run / "config.json").is_file(), (
         f"exercise {exercise}: experiments.json must name a run's folder, with log.jsonl and config.json, not {name!r}"
     )
@@ -23,6 +27,19 @@ def read_run(folder, name, exercise):
     assert steps[-1] == config["steps"], f"exercise {exercise}: {name} stopped at step {steps[-1]} of {config['steps']}"
     assert all(record["graphs"] == record["step"] * config["batch_size"] for record in log)
     return config, log
+
+
+def evaluate_again(folder, name, exercise):
+    """What --eval_only prints of a student's run, {name: list of shares}; None for ours, whose checkpoints are not kept."""
+    if folder == HOME:
+        return None
+    assert (folder / name / "ckpt.pt").is_file(), f"exercise {exercise}: {name} has no ckpt.pt; hand it in with the log"
+    lab = folder if exercise == 7 else HOME  # in exercise 7, the network may be the student's
+    command = [sys.executable, "train.py", "--resume", folder / name, "--eval_only", "--threads", "1", "--device", "cpu"]
+    done = subprocess.run(command, cwd=lab, capture_output=True, text=True)
+    assert done.returncode == 0, f"exercise {exercise}: ckpt.pt of {name} cannot be evaluated: {done.stderr.strip()[-200:]}"
+    rows = [line.split() for line in done.stdout.splitlines()[1:]]
+    return {row[0]: [float(n.rstrip("%")) / 100 for n in row[1:] if n.endswith("%")] for row in rows if row}
 
 
 def is_share(number):

@@ -6,13 +6,14 @@ import pytest
 import torch
 
 import data
+from sizes import draw
 from solutions import is_path_star
 
-SHAPES = [(1, 2, 4), (2, 4, 9), (3, 3, 12), (5, 5, 50)]
+SHAPES = [(1, 2, 4), (2, 4, 9), (3, 3, 12), (5, 5, 50), (draw("deg", 2, 4), draw("path_len", 3, 6), draw("labels", 25, 40))]
 
 
 def examples(deg, path_len, num_nodes, count=30):
-    prefix, path = data.sample_graphs(count, deg, path_len, num_nodes, torch.Generator().manual_seed(7))
+    prefix, path = data.sample_graphs(count, deg, path_len, num_nodes, torch.Generator().manual_seed(draw("graphs", 0, 10**6)))
     return list(zip(prefix.tolist(), path.tolist()))
 
 
@@ -24,7 +25,7 @@ def test_every_sampled_example_is_accepted(shape):
 @pytest.mark.parametrize("shape", SHAPES)
 def test_one_changed_token_is_one_too_many(shape):
     # Each change puts a label of this graph, or a mark, where another token belongs: that never leaves a right example.
-    chance = random.Random(1)
+    chance = random.Random(draw("changes", 0, 10**6))
     for prefix, path in examples(*shape):
         tokens = prefix + path
         for place, right in enumerate(tokens):

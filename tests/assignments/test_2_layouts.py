@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from data import DUMMY, IGNORE, layout, sample_graphs
+from sizes import draw
 
-L, N = 5, 20
-PREFIX, PATH = sample_graphs(40, 3, L, N, torch.Generator().manual_seed(5))
+L, N, B = draw("path_len", 4, 7), draw("labels", 20, 40), draw("batch", 20, 60)
+PREFIX, PATH = sample_graphs(B, 3, L, N, torch.Generator().manual_seed(draw("graphs", 0, 10**6)))
 P = PREFIX.shape[1]
 ALL = [("next", False, 1), ("reverse", True, 1), ("reverse", False, 1), ("teacherless", False, 1)]
 ALL += [("teacherless", True, 1), ("multi", False, 1), ("multi", False, 3), ("multi", True, L)]
@@ -21,7 +22,7 @@ def spoken(objective, reverse):
 def test_shapes_and_the_prefix(objective, reverse, n_future):
     before = PREFIX.clone(), PATH.clone()
     inputs, targets = layout(objective, PREFIX, PATH, N, reverse, n_future)
-    assert inputs.shape == (40, P + L - 1) and targets.shape == (40, L, n_future)
+    assert inputs.shape == (B, P + L - 1) and targets.shape == (B, L, n_future)
     assert inputs.dtype == targets.dtype == torch.int64
     assert torch.equal(inputs[:, :P], PREFIX)
     assert torch.equal(PREFIX, before[0]) and torch.equal(PATH, before[1])

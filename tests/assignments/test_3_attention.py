@@ -4,15 +4,16 @@ import pytest
 import torch
 
 from model_gpt import Attention, GPTConfig
+from sizes import draw
 
-B, T = 2, 7
+B, T, C = draw("batch", 2, 4), draw("tokens", 7, 11), 4 * draw("channels", 2, 4)
 
 
-def make(n_head=2, n_embd=8, qk_norm=False, identity=False):
+def make(n_head=2, n_embd=C, qk_norm=False, identity=False):
     """An Attention with random weights, or with the identity for each matrix and no biases."""
     config = GPTConfig(vocab_size=1, block_size=T, n_head=n_head, n_embd=n_embd, qk_norm=qk_norm)
     attention = Attention(config).double()
-    generator = torch.Generator().manual_seed(4)
+    generator = torch.Generator().manual_seed(draw("weights", 0, 10**6))
     for p in attention.parameters():
         values = 0.5 * torch.randn(p.shape, generator=generator, dtype=torch.float64)
         same = torch.eye(n_embd).repeat(len(p) // n_embd, 1) if p.ndim == 2 else torch.zeros_like(p)
@@ -20,7 +21,7 @@ def make(n_head=2, n_embd=8, qk_norm=False, identity=False):
     return attention
 
 
-def random_input(C=8, seed=1):
+def random_input(seed=draw("inputs", 0, 10**6)):
     return torch.randn(B, T, C, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
@@ -47,16 +48,16 @@ def test_the_last_outputs_alone_are_the_same(num_outputs):
 
 def test_the_order_of_the_past_does_not_matter():
     attention, x = make(), random_input()
-    mixed = torch.cat([x[:, [3, 0, 5, 1, 4, 2]], x[:, -1:]], dim=1)
+    mixed = torch.cat([x[:, :-1].flip(1), x[:, -1:]], dim=1)
     assert near(attention(x, 1), attention(mixed, 1))
 
 
 def test_queries_of_zero_take_the_mean_of_the_values():
     attention, x = make(), random_input()
-    to_query, _, to_value = attention.c_attn.weight.data.split(8)
+    to_query, _, to_value = attention.c_attn.weight.data.split(C)
     to_query.zero_()
-    attention.c_attn.bias.data[:8] = 0
-    v = x @ to_value.T + attention.c_attn.bias[16:]
+    attention.c_attn.bias.data[:C] = 0
+    v = x @ to_value.T + attention.c_attn.bias[2 * C :]
     means = v.cumsum(dim=1) / torch.arange(1, T + 1)[:, None]
     assert near(attention(x, T), means @ attention.c_proj.weight.T + attention.c_proj.bias)
 
@@ -64,7 +65,7 @@ def test_queries_of_zero_take_the_mean_of_the_values():
 @pytest.mark.parametrize("n_head", [1, 2, 4])
 def test_two_tokens_share_by_the_softmax_of_their_scores(n_head):
     attention, x = make(n_head, identity=True), random_input()[:, :2]
-    D = 8 // n_head
+    D = C // n_head
     x0, x1 = (x[:, i].view(B, n_head, D) for i in (0, 1))
     share = torch.sigmoid(((x1 * x0).sum(2) - (x1 * x1).sum(2)) / D**0.5)[:, :, None]  # of token 0, head by head
     assert near(attention(x, 1)[:, 0].view(B, n_head, D), share * x0 + (1 - share) * x1)
@@ -74,9 +75,10 @@ def test_two_tokens_share_by_the_softmax_of_their_scores(n_head):
 def test_a_head_keeps_to_its_channels(head):
     attention, x = make(n_head=4, identity=True), random_input()
     before = attention(x, T)
-    attention.c_attn.weight.data[2 * head : 2 * head + 2] *= 3  # its two rows of the queries' matrix
+    D = C // 4
+    attention.c_attn.weight.data[D * head : D * head + D] *= 3  # its rows of the queries' matrix
     changed = (attention(x, T) - before).abs().amax(dim=(0, 1)) > 1e-6
-    assert changed.tolist() == [channel // 2 == head for channel in range(8)]
+    assert changed.tolist() == [channel // D == head for channel in range(C)]
 
 
 def test_qk_norm_takes_the_length_of_queries_and_keys_away():
@@ -85,10 +87,10 @@ def test_qk_norm_takes_the_length_of_queries_and_keys_away():
         for bias in (each.c_attn.bias, each.c_proj.bias):
             bias.data.zero_()
     before, plain_before = attention(x, T), plain(x, T)
-    for part in (slice(0, 8), slice(8, 16)):  # the rows of c_attn that make queries, and those that make keys
+    for part in (slice(0, C), slice(C, 2 * C)):  # the rows of c_attn that make queries, and those that make keys
         attention.c_attn.weight.data[part] *= 1000
         plain.c_attn.weight.data[part] *= 1000
         assert torch.allclose(attention(x, T), before, atol=1e-3)  # not quite equal: a norm adds 1e-5 to what it divides by
         assert not near(plain(x, T), plain_before)
-    attention.c_attn.weight.data[16:] *= 2
+    attention.c_attn.weight.data[2 * C :] *= 2
     assert torch.allclose(attention(x, T), 2 * before, atol=2e-3)  # values keep theirs

@@ -3,11 +3,13 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from model_mamba import selective_scan, selective_scan_reference
+from sizes import draw
 
 
-def scan_inputs(batch, length, channels, N, seed=2):
+def scan_inputs(batch, length, channels, N, seed=draw("inputs", 0, 10**6)):
     """x, dt, A, B, C, D and the first state h."""
     generator = torch.Generator().manual_seed(seed)
     normal = lambda *shape: torch.randn(*shape, dtype=torch.float64, generator=generator)
@@ -25,17 +27,38 @@ def closed_form(x, dt, A, B, C, D, h):
     return torch.einsum("bten,btn->bte", states, C) + D * x, states[:, -1]
 
 
+class Watch(TorchDispatchMode):
+    """Notes the size of the largest tensor that is made, and how many are made where autograd records what happens."""
+
+    def __init__(self):
+        super().__init__()
+        self.largest, self.recorded = 0, 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        made = function(*args, **(kwargs or {}))
+        if isinstance(made, torch.Tensor):
+            self.largest = max(self.largest, made.numel())
+        self.recorded += torch.is_grad_enabled() and "like" not in str(function)  # like: the gradient that autograd begins with
+        return made
+
+
 def near(a, b):
     return torch.allclose(a, b, rtol=1e-8, atol=1e-10)
 
 
-@pytest.mark.parametrize("length", [1, 2, 13])
+@pytest.mark.parametrize("length", [1, 2, draw("length", 9, 20)])
 def test_a_the_recurrence_is_the_sum_that_it_stands_for(length):
     inputs = scan_inputs(3, length, 4, 5)
     y, h = selective_scan_reference(*inputs)
     expected_y, expected_h = closed_form(*inputs)
     assert y.shape == (3, length, 4) and h.shape == (3, 4, 5)
     assert near(y, expected_y) and near(h, expected_h)
+
+
+def test_a_it_is_a_recurrence_whose_memory_grows_with_the_length():
+    with torch.no_grad(), Watch() as watch:
+        selective_scan_reference(*scan_inputs(1, 60, 3, 4))
+    assert watch.largest <= 4 * 60 * 3 * 4, "a tensor is far larger than all the states: step by step, please"
 
 
 def test_a_where_no_time_passes_the_state_stays():
@@ -74,3 +97,13 @@ def test_b_gradients_are_those_of_the_sum(length):
     for name, fast, exact in zip(("x", "dt", "A", "B", "C", "D", "initial_state"), *results):
         assert fast.shape == exact.shape and near(fast, exact), f"the gradient of {name}"
     assert all(torch.equal(a, b) for a, b in zip(inputs, kept))
+
+
+def test_b_autograd_is_not_asked_for_what_must_be_derived():
+    inputs = [v.requires_grad_() for v in scan_inputs(2, 20, 4, 3)]
+    y, h = selective_scan(*inputs, return_state=True, method="fast")
+    loss = y.sum() + h.sum()
+    with Watch() as watch:
+        torch.autograd.grad(loss, inputs)
+    assert watch.recorded == 0, "backward lets autograd record operations, to derive the gradient in its place"
+    assert watch.largest <= 8 * 2 * 20 * 4 * 3, "a tensor is far larger than all the states"

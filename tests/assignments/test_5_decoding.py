@@ -7,9 +7,11 @@ import data
 from evaluate import decode, read_prefix, write_on
 from model_gpt import GPT, Cache, GPTConfig
 from model_mamba import Mamba, MambaConfig
+from sizes import draw
 
-L, N, V = 5, 20, 24
-PREFIX, PATH = data.sample_graphs(12, 2, L, N, torch.Generator().manual_seed(3))
+L, N = draw("path_len", 4, 6), draw("labels", 20, 30)
+V = N + 4
+PREFIX, PATH = data.sample_graphs(12, 2, L, N, torch.Generator().manual_seed(draw("graphs", 0, 10**6)))
 P = PREFIX.shape[1]
 
 
@@ -83,3 +85,13 @@ def test_models_write_with_a_cache_what_they_write_without(kind):
     cache = model.new_cache(12, P)
     parts = [model(part, cache=cache) for part in PREFIX.split([10, 1, 1, P - 12], dim=1)]
     assert torch.allclose(torch.cat(parts, dim=1), model(PREFIX), rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.parametrize("kind", ["gpt", "mamba"])
+@torch.no_grad()
+def test_models_read_every_token_once(kind):
+    model = GPT(GPTConfig(V, P + L, 2, 2, 8)) if kind == "gpt" else Mamba(MambaConfig(V, n_layer=2, n_embd=8))
+    read, trunk = [], model.trunk
+    model.trunk = lambda tokens, *others, **named: read.append(tokens.shape[1]) or trunk(tokens, *others, **named)
+    decode(model, PREFIX, L, "next", N)
+    assert read == [P] + [1] * (L - 1)

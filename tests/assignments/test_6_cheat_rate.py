@@ -4,10 +4,11 @@ import pytest
 import torch
 
 import data
-from run_folder import is_share, read_run
+from run_folder import evaluate_again, is_share, read_run
+from sizes import draw
 from solutions import cheat_rate
 
-L, N = 5, 30
+L, N = draw("path_len", 5, 7), draw("labels", 30, 40)
 
 
 class ByRule:
@@ -52,20 +53,41 @@ def tire(arms, goal, written):
     return follow(arms, goal, written) if len(written) < L - 2 else plan(arms, goal, written)
 
 
+def stumble(arms, goal, written):
+    """The cheat at all inner places but the first one that it is asked for."""
+    return follow(arms, goal, written) if len(written) != 2 else goal
+
+
 def follow_even_labels(arms, goal, written):
     """The cheat on arms whose first node is even, the plan on the others."""
     return (follow if len(written) > 1 and written[1] % 2 == 0 else plan)(arms, goal, written)
 
 
 def graphs(deg):
-    return data.sample_graphs(60, deg, L, N, torch.Generator().manual_seed(8))
+    return data.sample_graphs(60, deg, L, N, torch.Generator().manual_seed(draw("graphs", 0, 10**6)))
 
 
 @pytest.mark.parametrize("deg", [2, 3])
-@pytest.mark.parametrize("rule, rate", [(follow, 1), (copy_last, 1), (plan, 0), (tire, 0)])
+@pytest.mark.parametrize("rule, rate", [(follow, 1), (copy_last, 1), (plan, 0), (tire, 0), (stumble, 0)])
 def test_of_models_that_always_or_never_cheat(deg, rule, rate):
     measured = cheat_rate(ByRule(deg, rule), *graphs(deg), N)
     assert isinstance(measured, float) and measured == rate
+
+
+def test_it_writes_the_arm_itself():
+    """What the model sees after the first node of the wrong arm is what it has said, not the arm."""
+    prefix, path = graphs(2)
+    said = lambda arms, goal, written: (sum(written) + len(written)) % N  # nobody's arm
+
+    class Strict(ByRule):
+        def __call__(self, tokens, num_outputs=None, cache=None):
+            P = data.prefix_length(2, L)
+            for row in tokens.tolist() if cache is None else []:
+                for end in range(P + 2, len(row)):
+                    assert row[end] == said(None, None, row[P:end]), "the model is shown what it has not written"
+            return super().__call__(tokens, num_outputs, cache)
+
+    assert cheat_rate(Strict(2, said), prefix, path, N) < 0.5
 
 
 def test_of_a_model_that_cheats_now_and_then():
@@ -89,5 +111,7 @@ def test_the_prediction_and_what_was_measured(answers):
         assert config["deg"] > 1 and config["path_len"] > 3 and config["n_test"] >= 1000
         measured = sheet["measured"][objective]
         assert is_share(measured) and measured == pytest.approx(log[-1]["cheat_rate"], abs=0.001)
+        again = evaluate_again(folder, sheet["runs"][objective], exercise=6)
+        assert again is None or measured == pytest.approx(again["cheat_rate"][0], abs=0.01), "ckpt.pt says another rate"
         seen.add((config["deg"], config["path_len"], config["num_nodes"], log[-1]["graphs"]))
     assert len(seen) == 1, "exercise 6: the two runs must be of one graph size, and have seen as many graphs"

@@ -1,6 +1,6 @@
 """Exercise 7: the plateau of teacherless training, found in a log, and left sooner in another run."""
 
-from run_folder import HOME, is_share, read_run
+from run_folder import HOME, evaluate_again, is_share, read_run
 
 BASELINE = "results/plain_gpt_2_5_seed_5"  # read from this lab, not from the student's copy of it
 LEFT = 0.5  # the plateau is over when the token before the goal is right in half of the graphs
@@ -39,6 +39,9 @@ def test_the_plateau_was_shortened(answers):
     if folder != HOME:  # a student's
         ours = "exercise 7: those are our answer; find yours with --no_canon --no_qk_norm"
         assert config["no_canon"] and config["no_qk_norm"], ours
+    again = evaluate_again(folder, sheet["run"], exercise=7)
+    last = token_before_the_goal(log)[-1]
+    assert again is None or abs(again["position_accuracy"][-2] - last) < 0.01, "exercise 7: ckpt.pt says otherwise"
     left = graphs_until_left(log)
     budget = baseline_log[-1]["graphs"]  # the baseline was still on the plateau then
     assert left is not None and left < budget, f"exercise 7: {sheet['run']} is on the plateau for {budget:,} graphs"

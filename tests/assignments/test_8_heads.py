@@ -8,9 +8,10 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from data import IGNORE
+from sizes import draw
 from train import add_gradients
 
-B, T, l, V = 3, 9, 4, 7
+B, T, l, V = draw("batch", 3, 6), draw("tokens", 9, 14), draw("path_len", 4, 6), draw("words", 7, 12)
 
 
 class Tiny(nn.Module):
@@ -41,7 +42,7 @@ class Tiny(nn.Module):
         return self.head(self.trunk(tokens, cache), 0, num_outputs, cache)
 
 
-def batch(K, seed=0):
+def batch(K, seed=draw("tokens of a batch", 0, 10**6)):
     """Random inputs (B, T) and targets (B, l, K); head k has no target at the last k places."""
     generator = torch.Generator().manual_seed(seed)
     inputs, targets = (torch.randint(V, shape, generator=generator) for shape in ((B, T), (B, l, K)))

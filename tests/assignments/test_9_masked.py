@@ -4,13 +4,14 @@ import pytest
 import torch
 
 import data
+from sizes import draw
 from solutions import masked_layout
 
-L, N = 5, 30
+L, N = draw("path_len", 4, 7), draw("labels", 30, 40)
 
 
 def graphs(count=50):
-    return data.sample_graphs(count, 2, L, N, torch.Generator().manual_seed(9))
+    return data.sample_graphs(count, 2, L, N, torch.Generator().manual_seed(draw("graphs", 0, 10**6)))
 
 
 def hidden_by(share, count=50, seed=1):
@@ -45,3 +46,10 @@ def test_each_token_is_hidden_on_its_own(share):
 def test_the_generator_decides():
     assert torch.equal(hidden_by(0.5, seed=1), hidden_by(0.5, seed=1))
     assert not torch.equal(hidden_by(0.5, seed=1), hidden_by(0.5, seed=2))
+
+
+def test_each_batch_is_hidden_anew():
+    prefix, path = graphs()
+    generator = torch.Generator().manual_seed(1)
+    first, second = (masked_layout(prefix, path, N, 0.5, generator)[0] for _ in range(2))
+    assert not torch.equal(first, second)
