@@ -32,8 +32,8 @@ import torch.nn.functional as F
 class GPTConfig:
     vocab_size: int
     block_size: int  # the longest sequence, in tokens
-    n_layer: int = 6
-    n_head: int = 2
+    n_layer: int = 7
+    n_head: int = 4
     n_embd: int = 64
     n_future: int = 1  # output heads; head k predicts the token k ahead
     canon: bool = True  # see Canon; GPT-2 has none
@@ -178,20 +178,22 @@ class GPT(nn.Module):
         """Draw the initial weights: random, as GPT-2's, but not all of standard deviation 0.02.
 
         A matrix's is 1 / sqrt(fan-in), so that outputs are of the inputs' size (LeCun et al. 1998,
-        "Efficient BackProp"), and an embedding's 0.1: with 0.02, a network this narrow stays on its
-        first plateau several times longer. Canon starts as the token itself in one half of the
-        channels and the one before in the other, as Mamba's convolution does here.
+        "Efficient BackProp"), a token embedding's 1, as in PyTorch, and a position's 0.02, as in
+        GPT-2: what a token is weighs more at first than where it stands. Queries start at twice
+        their normed length. Canon starts as the token plus the one before.
         """
         for name, p in self.named_parameters():
             if name.endswith("bias"):
                 nn.init.zeros_(p)
+            elif name.endswith("q_norm.weight"):
+                nn.init.constant_(p, 2.0)
             elif name.endswith("canon.weight"):
-                nn.init.zeros_(p)  # in one half of the channels, y_t = x_t; in the other, x_{t-1}
-                p.data[: len(p) // 2, -2:] = torch.tensor([1.0, -1.0])
+                nn.init.zeros_(p)
+                p.data[:, -2] = 1.0  # y_t = x_t + x_{t-1}
             elif name.startswith(("h.", "future.")) and p.ndim == 2:
                 nn.init.normal_(p, std=p.shape[1] ** -0.5)
-        nn.init.normal_(self.wte.weight, std=0.1)
-        nn.init.normal_(self.wpe.weight, std=0.1)
+        nn.init.normal_(self.wte.weight, std=1.0)
+        nn.init.normal_(self.wpe.weight, std=0.02)
 
     def trunk(self, tokens, cache=None):
         """All blocks but the last: what the output heads share.

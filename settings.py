@@ -26,8 +26,8 @@ SETTINGS = {
     ),
     "the model": dict(
         model=("gpt", "a Transformer or a Mamba"),
-        n_layer=({"gpt": 6, "mamba": 4}, "blocks"),
-        n_head=(2, "attention heads of the GPT"),
+        n_layer=({"gpt": 7, "mamba": 4}, "blocks"),
+        n_head=(4, "attention heads of the GPT"),
         n_embd=(64, "channels"),
         no_canon=(False, "the GPT without its Canon layers, as in GPT-2"),
         no_qk_norm=(False, "the GPT without the norm of queries and keys, as in GPT-2"),
@@ -39,8 +39,8 @@ SETTINGS = {
     ),
     "the optimiser": dict(
         optimizer=("muon", "muon: Muon for the blocks' matrices, AdamW for the rest; adamw: AdamW"),
-        lr=({"gpt": 3e-3, "mamba": 2e-3}, "AdamW's learning rate; Muon's is ten times that"),
-        batch_size=({"gpt": 192, "mamba": 256}, "graphs a step"),
+        lr=({"gpt": 4e-3, "mamba": 2e-3}, "AdamW's learning rate; Muon's is ten times that"),
+        batch_size=(256, "graphs a step"),
         steps=({"gpt": 1200, "mamba": 800}, "steps"),
         warmup=(10, "steps over which the learning rate rises"),
         decay=({"gpt": 0.3, "mamba": 0.6}, "share of the steps, the last ones, over which the"

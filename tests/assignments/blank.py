@@ -1,7 +1,8 @@
 """Make a folder to work in: a copy of the lab in which the bodies that the exercises ask for are left out.
 
-    python tests/assignments/blank.py DIR            all of them
-    python tests/assignments/blank.py DIR 3 5        those of exercises 3 and 5 only; the others are written
+    python tests/assignments/blank.py DIR                  all of them
+    python tests/assignments/blank.py DIR 3 5              those of exercises 3 and 5 only; the others are written
+    python tests/assignments/blank.py DIR --for-class      all of them, to hand out: with the graders, without our answers
 
 Signatures, docstrings and everything else stay as they are. ASSIGNMENTS.md says what to do with it.
 """
@@ -33,6 +34,8 @@ BODIES = [
     (10, "solutions.py", "in_weights_prompts", "ask for each arm without showing an edge"),
     (10, "solutions.py", "memorise", "train a small model on one graph's edges and paths"),
 ]
+
+LEFT_OUT = shutil.ignore_patterns("*.pt", "__pycache__", "figures", "bench*", "search*")  # no exercise needs these
 
 EXPERIMENTS = {  # what is left of experiments.json
     "6": {
@@ -73,8 +76,18 @@ def copy_lab(folder):
     for path in [*HOME.glob("*.py"), *HOME.glob("*.md"), HOME / "requirements.txt", *HERE.glob("solutions.py")]:
         shutil.copyfile(path, folder / path.name)
     for part in ("plumbing", "beyond", "results"):
-        shutil.copytree(HOME / part, folder / part, ignore=shutil.ignore_patterns("*.pt", "__pycache__"))
+        shutil.copytree(HOME / part, folder / part, ignore=LEFT_OUT)
     shutil.copyfile(HERE / "experiments.json", folder / "experiments.json")
+
+
+def add_graders(folder):
+    """Give a class what it needs to grade itself: the graders, but neither our answers nor this file's own tests."""
+    there = folder / "tests" / "assignments"
+    there.mkdir(parents=True)
+    shutil.copyfile(HOME / "tests" / "conftest.py", folder / "tests" / "conftest.py")
+    shutil.copyfile(HOME / "pytest.ini", folder / "pytest.ini")
+    for name in ("conftest.py", "run_folder.py", "sizes.py", *sorted(path.name for path in HERE.glob("test_*.py"))):
+        shutil.copyfile(HERE / name, there / name)
 
 
 def main(arguments):
@@ -85,7 +98,10 @@ def main(arguments):
         sys.exit(print(__doc__))
     if not arguments:
         refuse("name the folder to make, as in: python tests/assignments/blank.py homework")
-    folder, chosen = Path(arguments[0]), set(arguments[1:]) or numbers
+    for_class = "--for-class" in arguments[1:]
+    folder, chosen = Path(arguments[0]), set(arguments[1:]) - {"--for-class"} or numbers
+    if for_class and chosen != numbers:
+        refuse("--for-class leaves all exercises out; give no numbers with it")
     if not chosen <= numbers:
         refuse(f"there is no exercise {min(chosen - numbers)}; they are 1 to 10")
     if folder.name.startswith("-"):
@@ -104,6 +120,10 @@ def main(arguments):
     sheet = json.loads((folder / "experiments.json").read_text(encoding="utf-8"))
     sheet |= {exercise: blank for exercise, blank in EXPERIMENTS.items() if exercise in chosen}
     (folder / "experiments.json").write_text(json.dumps(sheet, indent=1) + "\n", encoding="utf-8")
+    if for_class:
+        add_graders(folder)
+        print(f"{folder} is ready to be handed out. In it: python -m pytest tests/assignments --student .")
+        return
     graders, there = (shlex.quote(str(path)) for path in (HERE, folder.resolve()))
     print(f"{folder} is ready. Write, and then: python -m pytest {graders} --student {there}")
 

@@ -1,6 +1,6 @@
 """Exercise 7: the plateau of teacherless training, found in a log, and left sooner in another run."""
 
-from run_folder import HOME, evaluate_again, is_share, read_run
+from run_folder import HOME, evaluate_again, is_ours, is_share, read_run
 
 BASELINE = "results/plain_gpt_2_5_seed_5"  # read from this lab, not from the student's copy of it
 LEFT = 0.5  # the plateau is over when the token before the goal is right in half of the graphs
@@ -36,7 +36,7 @@ def test_the_plateau_was_shortened(answers):
         assert config[name] == baseline[name], f"exercise 7: --{name} must be {baseline[name]}, as in the baseline"
     assert config["model"] == "gpt" and config["n_test"] >= 1000, "exercise 7: a GPT, tested on 1,000 graphs or more"
     assert not config.get("init_from"), "exercise 7: start from nothing, for the log counts this run's graphs only"
-    if folder != HOME:  # a student's
+    if not is_ours(folder):
         ours = "exercise 7: those are our answer; find yours with --no_canon --no_qk_norm"
         assert config["no_canon"] and config["no_qk_norm"], ours
     again = evaluate_again(folder, sheet["run"], exercise=7)
