@@ -41,7 +41,7 @@ SETTINGS = {
         optimizer=("muon", "muon: Muon for the blocks' matrices, AdamW for the rest; adamw: AdamW"),
         lr=({"gpt": 4e-3, "mamba": 2e-3}, "AdamW's learning rate; Muon's is ten times that"),
         batch_size=(256, "graphs a step"),
-        steps=({"gpt": 1200, "mamba": 800}, "steps"),
+        steps=(800, "steps"),
         warmup=(10, "steps over which the learning rate rises"),
         decay=({"gpt": 0.3, "mamba": 0.6}, "share of the steps, the last ones, over which the"
                                            " learning rate falls to 0; 0: it stays"),

@@ -1,0 +1,8 @@
+#!/usr/bin/env bash
+# Everything that a GPU must show, in one command and within nine minutes; results/gpu.py says what.
+#     bash results/gpu.sh             on a machine with one GPU; needs no network
+#     bash results/gpu.sh --quick     the same steps on a CPU, with Triton's interpreter and tiny models
+set -euo pipefail
+cd "$(dirname "$0")/.."
+out=${OUT:-results}
+python results/gpu.py --out "$out/gpu.json" "$@" 2>&1 | tee "$out/gpu.log"
