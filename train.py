@@ -17,8 +17,8 @@ if __name__ == "__main__":
     command_line.help_and_stop(__doc__)  # if asked for, before PyTorch, which loads for seconds
 
 import math
+import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import torch
 import torch.nn.functional as F
@@ -30,6 +30,7 @@ from model_gpt import GPT, GPTConfig
 from model_mamba import Mamba, MambaConfig
 from muon import Muon
 from plumbing import flags, graph_files, pretrained, processes, run_folder
+from settings import SETTINGS
 
 # ------------------------------------------------------------------------------------------------
 # The graphs of a step
@@ -130,20 +131,34 @@ def add_gradients(model, inputs, targets):
     return total
 
 
+def learn(model, prefix, path, s, step):
+    """Add the gradients of one batch, laid out as the objective says: the whole experiment is here.
+
+    Arguments: prefix (B, P) and path (B, l), int64, on the model's device; step, of which nothing
+        depends here. Returns: the loss, a float.
+    """
+    inputs, targets = data.layout(s.objective, prefix, path, s.num_nodes, s.reverse, s.n_future)
+    if s.only_difficult:
+        others = torch.arange(s.path_len) != (s.path_len - 2 if s.reverse else 1)
+        targets = targets.masked_fill(others[:, None].to(targets.device), data.IGNORE)
+    return add_gradients(model, inputs, targets)
+
+
 # ------------------------------------------------------------------------------------------------
 # The loop
 
 
-def train(s, folder, test, fixed, forbidden, checkpoint=None):
+def train(s, folder, test, fixed, forbidden, idea, checkpoint=None):
     """Train to the last step, with an evaluation every eval_every steps.
 
     Arguments: folder, a Path, or None in a process that writes nothing; test, prefix (M, P) and
-        path (M, l); fixed and forbidden, as in batch_of; checkpoint, a dict to go on from.
+        path (M, l); fixed and forbidden, as in batch_of; idea, the file that has make_model, learn
+        and evaluate: this one, or one of beyond/; checkpoint, a dict to go on from.
     Returns: the log's last line, a dict.
     Raises: FloatingPointError when the loss is no longer finite; ValueError, OSError; SystemExit
         after Ctrl-C, which ends training after the current step, with a checkpoint.
     """
-    model = make_model(s).to(s.device)
+    model = idea.make_model(s).to(s.device)
     optimizers = make_optimizers(model, s)
     step, loss, seconds = 0, None, 0.0
     if checkpoint:
@@ -158,19 +173,16 @@ def train(s, folder, test, fixed, forbidden, checkpoint=None):
     while True:
         if run.is_due(step):
             with precision:
-                measured = evaluate(model, *test, s)
+                measured = idea.evaluate(model, *test, s)
             run.log(step, loss, measured, model, optimizers)
         run.show(step, loss)
         if step == s.steps:
             return run.record
 
-        prefix, path = batch_of(step, s, fixed, forbidden)
-        inputs, targets = data.layout(s.objective, prefix, path, s.num_nodes, s.reverse, s.n_future)
-        if s.only_difficult:
-            others = torch.arange(s.path_len) != (s.path_len - 2 if s.reverse else 1)
-            targets = targets.masked_fill(others[:, None], data.IGNORE)
+        batch = batch_of(step, s, fixed, forbidden)
+        prefix, path = processes.share_of(batch, s.device)  # all of it, but under torchrun
         with precision:
-            loss = add_gradients(model, *processes.share_of((inputs, targets), s.device))
+            loss = idea.learn(model, prefix, path, s, step)
         loss, stop = processes.average_gradients(model, loss, interrupted.is_set())
         if not math.isfinite(loss):
             raise FloatingPointError(
@@ -191,13 +203,13 @@ def train(s, folder, test, fixed, forbidden, checkpoint=None):
 # Main
 
 
-def train_from(s, files, checkpoint):
+def train_from(s, files, idea, checkpoint):
     """Train, from the start or from a checkpoint, and say what came of it. Raises: as train."""
     test = graph_files.test_graphs(s, files)
     fixed, forbidden = graph_files.training_graphs(s, files, test)
     test = processes.share_of(test, s.device)
     if processes.this_process()[0] > 0:  # only the first process writes
-        return train(s, None, test, fixed, forbidden, checkpoint)
+        return train(s, None, test, fixed, forbidden, idea, checkpoint)
     if s.warmup > (1 - s.decay) * s.steps:  # the rate falls before it has risen
         print(f"--warmup {s.warmup} is long for --steps {s.steps}: the learning rate starts to fall"
               " before it has reached --lr")
@@ -205,46 +217,39 @@ def train_from(s, files, checkpoint):
     with run_folder.hold(folder):
         if checkpoint:
             run_folder.go_back_to(checkpoint, folder)
-        record = train(s, folder, test, fixed, forbidden, checkpoint)
+        record = train(s, folder, test, fixed, forbidden, idea, checkpoint)
     run_folder.conclude(record, folder, s)
 
 
-def evaluate_checkpoint(s, files, checkpoint):
+def evaluate_checkpoint(s, files, idea, checkpoint):
     """What --eval_only does: measure a checkpoint, print it, and leave the folder as it is.
 
-    Test graphs other than the run's own are compared with every graph that it trained on, all of
-    which are drawn again; those that it saw are left out. Raises: ValueError, OSError.
+    Raises: ValueError, OSError.
     """
-    test, trained = graph_files.test_graphs(s, files), SimpleNamespace(**checkpoint["settings"])
-    if (s.n_test, s.test_file) != (trained.n_test, trained.test_file):
-        trained.train_file = s.train_file  # which may have moved, and so may the run's test file
-        if s.test_file and s.file_hashes == trained.file_hashes:
-            trained.test_file = s.test_file
-        files = graph_files.read_files(trained, {})
-        own_test = graph_files.test_graphs(trained, files)
-        fixed, forbidden = graph_files.training_graphs(trained, files, own_test)
-        batches = (batch_of(step, trained, fixed, forbidden) for step in range(checkpoint["step"]))
-        test = graph_files.without(test, batches, s.num_nodes)
-        s.n_test = len(test[0])
-    model = make_model(s)
+    test = graph_files.unseen_graphs(s, files, checkpoint, batch_of)
+    model = idea.make_model(s)
     step, _, _ = run_folder.restore(checkpoint, model)
     with processes.mixed_precision(s):
-        measured = evaluate(model.to(s.device), *processes.share_of(test, s.device), s)
+        measured = idea.evaluate(model.to(s.device), *processes.share_of(test, s.device), s)
     run_folder.print_measurements(step, measured, s)
 
 
-def main(argv=None):
-    """The command line: train, resume or evaluate. Bad input: one sentence and exit status 2."""
+def main(argv=None, idea=sys.modules[__name__]):
+    """The command line: train, resume or evaluate. Bad input: one sentence and exit status 2.
+
+    Arguments: idea, this file, or one of beyond/, which may have SETTINGS of its own.
+    """
     command_line.make_output_safe()
-    given = command_line.parse(argv, __doc__)
+    settings = getattr(idea, "SETTINGS", {}) | SETTINGS
+    given = command_line.parse(argv, idea.__doc__, settings)
     with flags.one_sentence_for_faults(given):
-        s, files, checkpoint = flags.settle(given)
+        s, files, checkpoint = flags.settle(given, settings)
         torch.set_num_threads(s.threads or torch.get_num_threads())
         processes.join_processes(s)
         if s.eval_only:
-            evaluate_checkpoint(s, files, checkpoint)
+            evaluate_checkpoint(s, files, idea, checkpoint)
         else:
-            train_from(s, files, checkpoint)
+            train_from(s, files, idea, checkpoint)
         processes.leave_processes()
 
 

@@ -10,6 +10,7 @@ import hashlib
 import io
 import os
 import re
+from types import SimpleNamespace
 
 import numpy
 import torch
@@ -277,3 +278,24 @@ def without(test, batches, num_nodes):
         count = f"{int((~new).sum()):,} of the {len(new):,}"
         print(f"The run trained on {count} graphs; they are left out")
     return [part[new] for part in test]
+
+
+def unseen_graphs(s, files, checkpoint, batch_of):
+    """The graphs on which --eval_only measures a checkpoint: prefix (M, P) and path (M, l), int64.
+
+    Graphs other than the run's own test graphs are compared with every graph that it trained on,
+    all of which are drawn again by train.py's batch_of; those that it saw are left out.
+    Raises: ValueError, OSError.
+    """
+    test, trained = test_graphs(s, files), SimpleNamespace(**checkpoint["settings"])
+    if (s.n_test, s.test_file) == (trained.n_test, trained.test_file):
+        return test
+    trained.train_file = s.train_file  # which may have moved, and so may the run's test file
+    if s.test_file and s.file_hashes == trained.file_hashes:
+        trained.test_file = s.test_file
+    files = read_files(trained, {})
+    fixed, forbidden = training_graphs(trained, files, test_graphs(trained, files))
+    batches = (batch_of(step, trained, fixed, forbidden) for step in range(checkpoint["step"]))
+    test = without(test, batches, s.num_nodes)
+    s.n_test = len(test[0])
+    return test
