@@ -60,6 +60,25 @@ def test_signatures_and_docstrings_stay_and_bodies_go(tmp_path):
             compile(b"\n".join(after), name, "exec")
 
 
+def test_a_class_gets_the_graders_and_none_of_the_answers(tmp_path):
+    blank.main([str(tmp_path / "class"), "--for-class"])
+    blank.main([str(tmp_path / "all")])
+    files = {str(path.relative_to(tmp_path / "class")) for path in (tmp_path / "class").rglob("*") if path.is_file()}
+    own = {str(path.relative_to(tmp_path / "all")) for path in (tmp_path / "all").rglob("*") if path.is_file()}
+    graders = {f"tests/assignments/{path.name}" for path in GRADERS.glob("test_*.py")}
+    assert files - own == graders | {"pytest.ini", "tests/conftest.py"} | {
+        f"tests/assignments/{name}.py" for name in ("conftest", "run_folder", "sizes")
+    }
+    for exercise, file, name, _ in blank.BODIES:
+        text = (tmp_path / "class" / file).read_text(encoding="utf-8")
+        assert f'raise NotImplementedError("exercise {exercise}: ' in text
+    assert not any("def is_path_star" in path.read_text() and "pipe, slash" in path.read_text()
+                   for path in (tmp_path / "class").rglob("*.py"))
+    command = [sys.executable, "-m", "pytest", "-q", "tests/assignments/test_1_checker.py", "--student", "."]
+    done = subprocess.run(command, cwd=tmp_path / "class", capture_output=True, text=True)
+    assert done.returncode == 1 and "exercise 1: prove that one example" in done.stdout
+
+
 # Wrong answers, made of right ones: what is added to the end of a student's file, and the grader that must notice.
 # Those of one list are made in one folder, and no grader but theirs may complain.
 MISTAKES = {
