@@ -88,6 +88,8 @@ def is_variation(run):
     flags = "only_difficult", "no_canon", "no_qk_norm", "no_mimetic", "init_from", "n_train"
     if any(map(s.get, (*flags, "train_file"))) or s.get("optimizer", "muon") != "muon":
         return True
+    if s.get("idea", "train") != "train":
+        return True
     return bool(s.get("reverse")) != (s["objective"] == "reverse")
 
 

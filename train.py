@@ -30,7 +30,6 @@ from model_gpt import GPT, GPTConfig
 from model_mamba import Mamba, MambaConfig
 from muon import Muon
 from plumbing import flags, graph_files, pretrained, processes, run_folder
-from settings import SETTINGS
 
 # ------------------------------------------------------------------------------------------------
 # The graphs of a step
@@ -237,13 +236,12 @@ def evaluate_checkpoint(s, files, idea, checkpoint):
 def main(argv=None, idea=sys.modules[__name__]):
     """The command line: train, resume or evaluate. Bad input: one sentence and exit status 2.
 
-    Arguments: idea, this file, or one of beyond/, which may have SETTINGS of its own.
+    Arguments: idea, the file that has make_model, learn and evaluate: this one, or one of beyond/.
     """
     command_line.make_output_safe()
-    settings = getattr(idea, "SETTINGS", {}) | SETTINGS
-    given = command_line.parse(argv, idea.__doc__, settings)
+    given = command_line.parse(argv, idea.__doc__)
     with flags.one_sentence_for_faults(given):
-        s, files, checkpoint = flags.settle(given, settings)
+        s, files, checkpoint = flags.settle(given, Path(idea.__file__).stem)
         torch.set_num_threads(s.threads or torch.get_num_threads())
         processes.join_processes(s)
         if s.eval_only:

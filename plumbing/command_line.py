@@ -24,9 +24,9 @@ def refuse(message, program="train.py"):
     sys.exit(2)
 
 
-def defaults_for(model, settings=SETTINGS):
+def defaults_for(model):
     """Every setting's default for one of the models: a dict."""
-    defaults = {name: d for group in settings.values() for name, (d, _) in group.items()}
+    defaults = {name: d for group in SETTINGS.values() for name, (d, _) in group.items()}
     return {name: d[model] if isinstance(d, dict) else d for name, d in defaults.items()}
 
 
@@ -37,7 +37,7 @@ def help_and_stop(doc):
         parse(["--help"], doc)
 
 
-def parse(argv, doc, settings=SETTINGS):
+def parse(argv, doc):
     """Read the flags; for --help, print them and end the program.
 
     Arguments: doc, train.py's docstring, whose first two paragraphs stand above the flags.
@@ -50,7 +50,7 @@ def parse(argv, doc, settings=SETTINGS):
         formatter_class=argparse.RawDescriptionHelpFormatter,
         argument_default=argparse.SUPPRESS,
     )
-    for title, group in settings.items():
+    for title, group in SETTINGS.items():
         flags = parser.add_argument_group(title)
         for name, (default, explanation) in group.items():
             shown = f" (default: {default})" if default else ""

@@ -13,7 +13,6 @@ from plumbing.command_line import defaults_for, refuse
 from plumbing.graph_files import FILES, read_files
 from plumbing.processes import check_device
 from plumbing.run_folder import load_checkpoint
-from settings import SETTINGS
 
 # What may differ from the checkpoint's settings; the graph files may have moved, too.
 MAY_CHANGE_ON_RESUME = ("steps", "eval_every", "device", "compile", "threads")
@@ -117,26 +116,42 @@ def check_settings(s):
     check_device(s.device)
 
 
-def settle(given, settings=SETTINGS):
+def check_idea(s):
+    """Raise a ValueError when the settings ask for more than the ideas of beyond/ can do."""
+    asked = [f"--{name}" for name in ("reverse", "only_difficult", "init_from") if getattr(s, name)]
+    asked += [f"--objective {s.objective}"] * (s.objective != "next")
+    asked += [f"--model {s.model}"] * (s.model != "gpt")
+    if asked:
+        raise ValueError(
+            f"{asked[-1]} does not go with {s.idea}.py, which trains the GPT on targets of its own;"
+            " leave it out"
+        )
+
+
+def settle(given, idea="train"):
     """Complete the flags that were given: from the checkpoint on --resume, else from the defaults.
 
+    Arguments: idea, the name of the file that trains: "train", or one of beyond/.
     Returns: s, a namespace of all settings; files, as from read_files; the checkpoint, or None.
     Raises: ValueError, OSError, ImportError.
     """
     given = name_objective(given)
     # --teacherless and --multi are kept as --objective; file_hashes are those of graph_files.py.
-    kept = defaults_for("gpt", settings) | {"file_hashes": {}}
+    kept = defaults_for("gpt") | {"file_hashes": {}, "idea": idea}
     del kept["teacherless"], kept["multi"]
     if "resume" in given:
         types = {name: type(default) for name, default in kept.items()}
         checkpoint = load_checkpoint(given["resume"], types)
+        trained = checkpoint["settings"]["idea"]
+        if trained != idea:
+            raise ValueError(f"{given['resume']} was trained by {trained}.py; resume it by that")
         s, files = settle_resumed(given, checkpoint)
     else:
         checkpoint = None
         decided = pretrained.settings_of(given) if given.get("init_from") else {}
-        defaults = defaults_for((decided | given).get("model", "gpt"), settings)
+        defaults = defaults_for((decided | given).get("model", "gpt"))
         defaults = {name: default for name, default in defaults.items() if name in kept}
-        s = SimpleNamespace(**defaults | {"file_hashes": {}} | decided | given)
+        s = SimpleNamespace(**defaults | {"file_hashes": {}, "idea": idea} | decided | given)
         files = read_files(s, given)
         s.n_test = s.n_test or 2000
         heads = min(4 if s.model == "gpt" else 2, s.path_len) if s.objective == "multi" else 1

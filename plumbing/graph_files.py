@@ -208,7 +208,7 @@ def read_files(s, given, flags=FILES):
 # ------------------------------------------------------------------------------------------------
 # What a seed decides
 
-TEST, FIXED, ORDER, FRESH = range(4)  # the purposes for which one seed draws random numbers
+TEST, FIXED, ORDER, FRESH, HOLES = range(5)  # the purposes for which one seed draws random numbers
 
 
 def generator_for(seed, purpose, step=0):

@@ -78,7 +78,8 @@ class Run:
         """End the program after Ctrl-C, with a checkpoint and the command that goes on from it."""
         self.save(step, loss, model, optimizers)
         if self.folder:
-            command = f"python train.py --resume {quote(self.folder)}"
+            script = "train.py" if self.s.idea == "train" else f"beyond/{self.s.idea}.py"
+            command = f"python {script} --resume {quote(self.folder)}"
             print(f"\nStopped at step {step}. Go on with: {command}", file=sys.stderr)
         leave_processes(status=1)
         sys.exit(1)
@@ -133,8 +134,9 @@ def print_measurements(step, measured, s):
 
 
 def run_name(s):
-    """The objective in a word or two."""
-    name = s.objective + "_reverse" * (s.reverse and s.objective != "reverse")
+    """The objective in a word or two, or the idea of beyond/."""
+    name = s.objective if s.idea == "train" else s.idea
+    name += "_reverse" * (s.reverse and s.objective != "reverse")
     return name + "_only_difficult" * s.only_difficult
 
 

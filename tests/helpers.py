@@ -27,7 +27,7 @@ def run(*flags, tiny=TINY):
 def settings(**changes):
     """The settings of a tiny run, without the command line."""
     tiny = dict(path_len=4, num_nodes=12, batch_size=8, n_test=50, n_future=1)
-    return SimpleNamespace(**DEFAULTS | tiny | {"file_hashes": {}} | changes)
+    return SimpleNamespace(**DEFAULTS | tiny | {"file_hashes": {}, "idea": "train"} | changes)
 
 
 def refusal(capsys, *flags, tiny=TINY):

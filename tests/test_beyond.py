@@ -1,0 +1,170 @@
+"""The ideas of beyond/: each loss beside a small computation of its own in float64, and each file a run of its own."""
+
+import importlib
+import json
+import math
+
+import pytest
+import torch
+
+import data
+import train
+from beyond import diffusion, hybrid, masked, next_latent, scratchpad, token_order
+from helpers import TINY, lines, refusal, settings
+
+IDEAS = [hybrid, token_order, next_latent, scratchpad, masked, diffusion]
+N, L = 12, 4
+
+
+def graphs(count=6, seed=1):
+    return data.sample_graphs(count, 2, L, N, torch.Generator().manual_seed(seed))
+
+
+def model_of(idea):
+    """The idea's model, tiny, in float64, with weights that make every output differ."""
+    s = settings(idea=idea.__name__.rpartition(".")[2], n_layer=2, n_head=2, n_embd=16, seed=3)
+    model = idea.make_model(s).double()
+    with torch.no_grad():
+        for p in model.parameters():
+            p += 0.1 * torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel()), dtype=torch.float64)
+    return model, s
+
+
+def softmax(scores):
+    """Plain softmax of a list."""
+    top = max(scores)
+    exps = [math.exp(x - top) for x in scores]
+    return [x / sum(exps) for x in exps]
+
+
+def cross_entropy(target, logits):
+    return -sum(t * math.log(p) for t, p in zip(target, softmax(logits)) if t > 0)
+
+
+def test_token_order_is_next_token_and_a_ranking_of_what_comes():
+    model, s = model_of(token_order)
+    prefix, path = graphs()
+    inputs, _ = data.layout("next", prefix, path, N)
+    hidden = model.ln_f(model.h[-1](model.trunk(inputs), L))
+    V, next_token, order = N + 4, [], []
+    for b, row in enumerate(path.tolist()):
+        for i in range(L):
+            logits = (hidden[b, i] @ model.wte.weight.T).tolist()
+            ranks = (hidden[b, i] @ model.order.weight.T).tolist()
+            next_token.append(cross_entropy([float(v == row[i]) for v in range(V)], logits))
+            scores = [L - (row.index(v) - i) if v in row[i:] else -math.inf for v in range(V)]
+            order.append(cross_entropy(softmax(scores), ranks))
+    got = token_order.losses(model, inputs, path)
+    assert got[0].item() == pytest.approx(sum(next_token) / len(next_token))
+    assert got[1].item() == pytest.approx(sum(order) / len(order), rel=1e-6)  # targets are float32
+
+
+def test_next_latent_predicts_every_later_state_from_each():
+    model, s = model_of(next_latent)
+    prefix, path = graphs()
+    inputs, _ = data.layout("next", prefix, path, N)
+    with torch.no_grad():
+        h, e = model.h[-1](model.trunk(inputs), L), model.wte(path)
+        l1, kl = [], []
+        for b in range(len(path)):
+            for first in range(L):
+                state = h[b : b + 1, first : first + 1]
+                for t in range(first, min(first + L - 2, L - 1)):
+                    state = model.predictor(state, e[b : b + 1, t : t + 1])
+                    gap = (state[0, 0] - h[b, t + 1]).abs()
+                    l1.append(torch.where(gap < 1, gap**2 / 2, gap - 0.5).mean().item())
+                    p, q = (softmax(model.lm_head(model.ln_f(x)).flatten().tolist()) for x in (h[b, t + 1], state[0, 0]))
+                    kl.append(sum(a * math.log(a / c) for a, c in zip(p, q)))
+    _, got_l1, got_kl = next_latent.losses(model, inputs, path)
+    assert got_l1.item() == pytest.approx(sum(l1) / len(l1)) and got_kl.item() == pytest.approx(sum(kl) / len(kl))
+
+
+def test_next_latent_moves_neither_the_true_state_nor_the_frozen_head():
+    model, s = model_of(next_latent)
+    prefix, path = graphs()
+    inputs, _ = data.layout("next", prefix, path, N)
+    _, l1, kl = next_latent.losses(model, inputs, path)
+    for loss, head in ((l1, None), (kl, None)):
+        grads = dict(zip([n for n, _ in model.named_parameters()],
+                         torch.autograd.grad(loss, model.parameters(), retain_graph=True, allow_unused=True)))
+        assert grads["ln_f.weight"] is None and grads["ln_f.bias"] is None
+        assert grads["predictor.layers.0.weight"].abs().max() > 0 and grads["h.0.attn.c_attn.weight"].abs().max() > 0
+
+
+def test_the_scratchpad_is_the_path_back_and_then_forth():
+    prefix, path = graphs(2)
+    assert scratchpad.with_scratchpad(path).tolist() == [[*row[::-1], *row] for row in path.tolist()]
+    model, s = model_of(scratchpad)
+    measured = scratchpad.evaluate(model, prefix, path, s)
+    assert measured.keys() >= {"accuracy", "scratchpad_accuracy", "position_accuracy", "forced_accuracy", "difficult"}
+
+
+def test_masked_trains_on_what_is_hidden_and_shows_the_rest():
+    model, s = model_of(masked)
+    prefix, path = graphs()
+    hidden = torch.tensor([[1, 0, 1, 0], [0, 0, 0, 0], [1, 1, 1, 1], [0, 1, 0, 0], [1, 0, 0, 1], [0, 0, 1, 1]]).bool()
+    weight = torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0, 6.0], dtype=torch.float64)[:, None]
+    total = 0.0
+    for b in range(6):
+        shown = [N + 3 if gone else token for token, gone in zip(path[b].tolist(), hidden[b].tolist())]
+        sequence = torch.tensor([prefix[b].tolist() + shown + [N + 3] * L])
+        logits = model(sequence)[0, -L:].tolist()
+        for i in range(L):
+            if hidden[b, i]:
+                total += weight[b].item() * -math.log(softmax(logits[i])[path[b, i]])
+    assert masked.loss_of(model, prefix, path, hidden, weight, N).item() == pytest.approx(total / (6 * L))
+
+
+def test_holes_come_in_every_share_and_depend_on_seed_and_step():
+    s = settings(seed=5)
+    path = graphs(4000)[1]
+    hidden, share = masked.holes(path, s, 7)
+    assert 0 < share.min() and share.max() <= 1 and abs(share.mean() - 0.5) < 0.02
+    few, many = (hidden[(share[:, 0] > low) & (share[:, 0] < low + 0.2)].double().mean() for low in (0.1, 0.7))
+    assert abs(few - 0.2) < 0.03 and abs(many - 0.8) < 0.03
+    assert torch.equal(hidden, masked.holes(path, s, 7)[0]) and not torch.equal(hidden, masked.holes(path, s, 8)[0])
+
+
+def test_diffusion_writes_the_surest_hole_first(monkeypatch):
+    """A made model that is surest of the last hole, and of each token only once the one after it is written."""
+    prefix, path = graphs(5)
+
+    def logits_of(model, p, shown, hidden, num_nodes):
+        sure = torch.zeros(*shown.shape, N + 4)
+        for b in range(len(shown)):
+            for i in range(L):
+                known = i == L - 1 or not hidden[b, i + 1]
+                sure[b, i, path[b, i]] = 5.0 if known else 1.0
+        return sure
+
+    monkeypatch.setattr(diffusion, "logits_of", logits_of)
+    written, order = diffusion.decode(None, prefix, L, N)
+    assert torch.equal(written, path) and order.tolist() == [[4, 3, 2, 1]] * 5
+
+
+def test_hybrid_takes_turns(monkeypatch):
+    seen = []
+    monkeypatch.setattr(train, "learn", lambda model, prefix, path, s, step: seen.append(s.objective))
+    for step in range(4):
+        hybrid.learn(None, None, None, settings(), step)
+    assert seen == ["teacherless", "next", "teacherless", "next"]
+
+
+@pytest.mark.parametrize("idea", IDEAS, ids=lambda idea: idea.__name__.rpartition(".")[2])
+def test_each_trains_by_the_one_loop_resumes_and_refuses_what_it_cannot_do(tmp_path, idea, capsys):
+    def run(*words):
+        train.main([*TINY, *map(str, words)], idea=importlib.import_module(idea.__name__))
+
+    run("--steps", 4, "--eval_every", 2, "--out_dir", tmp_path / "whole")
+    run("--steps", 2, "--eval_every", 2, "--out_dir", tmp_path / "part")
+    train.main(["--resume", str(tmp_path / "part"), "--steps", "4"], idea=idea)
+    whole, parts = lines(tmp_path / "whole"), lines(tmp_path / "part")
+    assert whole[-1]["step"] == parts[-1]["step"] == 4 and 0 < whole[-1]["loss"] < 40
+    assert json.loads((tmp_path / "whole" / "config.json").read_text())["idea"] == idea.__name__.rpartition(".")[2]
+    capsys.readouterr()
+    train.main(["--resume", str(tmp_path / "whole"), "--eval_only"], idea=idea)
+    assert "accuracy" in capsys.readouterr().out
+    assert "was trained by" in refusal(capsys, "--resume", tmp_path / "whole", tiny=[])
+    with pytest.raises(SystemExit) as end:
+        run("--teacherless", "--out_dir", tmp_path / "no")
+    assert end.value.code == 2 and "--objective teacherless does not go with" in capsys.readouterr().err
