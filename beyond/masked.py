@@ -69,7 +69,7 @@ def learn(model, prefix, path, s, step):
 
 
 def measure(written, forced, path):
-    """What evaluate.evaluate reports, of tokens written and forced and the true path, each (B, l)."""
+    """What evaluate.evaluate reports, of tokens written, forced and true, (B, l) each."""
     return {
         "accuracy": (written == path).all(dim=1).double().mean().item(),
         "position_accuracy": (written == path).double().mean(dim=0).tolist(),
@@ -80,7 +80,7 @@ def measure(written, forced, path):
 
 @torch.no_grad()
 def evaluate(model, prefix, path, s):
-    """As evaluate.evaluate; all tokens are written at once. forced: only the token itself hidden."""
+    """As evaluate.evaluate; all tokens are written at once. forced: one token hidden alone."""
     written, forced, l = [], [], s.path_len
     for p, q in zip(prefix.split(GRAPHS_AT_ONCE), path.split(GRAPHS_AT_ONCE)):
         everything = torch.ones_like(q, dtype=torch.bool)

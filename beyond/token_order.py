@@ -10,8 +10,8 @@ with the distance to a token's next occurrence:
     next              a               then b, then g: only the plan tells them from
     order   softmax of a: W, b: W - 1, g: W - 2, others: minus infinity         the other arm's
 
-W is the window, here the path's length. The loss is next-token's cross-entropy plus this one's, with
-equal weight; the head is dropped at decoding. As in the authors' path-star experiments, it is
+W is the window, here the path's length. The loss is next-token's cross-entropy plus this one's,
+with equal weight; the head is dropped at decoding. As in the authors' path-star experiments, it is
 applied to the path only. A linear head: next to no cost a step.
 """
 
