@@ -51,9 +51,8 @@ def sample_graphs(batch_size, deg, path_len, num_nodes, generator):
 
     Arguments: generator, the torch.Generator that all randomness comes from.
     Returns: prefix (B, P) and path (B, path_len), int64, with P = prefix_length(deg, path_len).
-    Raises: ValueError when the sizes make no graph, or there are fewer labels than nodes.
+    There must be an arm, of two nodes or more, and a label for each node.
     """
-    check_sizes(deg, path_len, num_nodes)
     labels = random_orders(batch_size, num_nodes, generator)[:, : nodes_needed(deg, path_len)]
     arms = labels[:, 1:].unflatten(1, (deg, -1))  # (B, deg, path_len - 1)
     arms = torch.cat([labels[:, :1, None].expand(-1, deg, 1), arms], dim=2)  # (B, deg, path_len)
@@ -67,22 +66,6 @@ def sample_graphs(batch_size, deg, path_len, num_nodes, generator):
 def random_orders(batch_size, n, generator):
     """Orders of the numbers 0 … n - 1, each equally likely: (B, n), int64."""
     return torch.rand(batch_size, n, generator=generator, dtype=torch.float64).argsort(dim=1)
-
-
-def check_sizes(deg, path_len, num_nodes):
-    """Raise a ValueError with the remedy when G(deg, path_len) cannot be drawn from the labels."""
-    if deg < 1:
-        raise ValueError(f"--deg is {deg}, but a graph has at least 1 arm; give --deg 1 or more")
-    if path_len < 2:
-        raise ValueError(
-            f"--path_len is {path_len}, but a path has a start and a goal; give 2 or more"
-        )
-    need = nodes_needed(deg, path_len)
-    if need > num_nodes:
-        raise ValueError(
-            f"G({deg},{path_len}) has {need} nodes, but --num_nodes is {num_nodes};"
-            f" give {need} or more"
-        )
 
 
 def write_prefix(edges, start, goal, num_nodes):
@@ -185,7 +168,7 @@ def graph_keys(prefix, num_nodes):
 def sample_new_graphs(batch_size, deg, path_len, num_nodes, generator, forbidden):
     """Draw graphs for training: as sample_graphs, but none whose key is in `forbidden`, (K,) int64.
 
-    Raises: ValueError as sample_graphs, and when 1,000 rounds of redrawing do not suffice.
+    Raises: ValueError when 1,000 rounds of redrawing do not suffice.
     """
     prefix, path = sample_graphs(batch_size, deg, path_len, num_nodes, generator)
     for _ in range(1000):

@@ -39,8 +39,7 @@ class Muon(torch.optim.Optimizer):
 def orthogonalize(G):
     """The orthogonal U V^T nearest to each G = U S V^T, roughly: (K, rows, columns), float, like G.
 
-    Five Newton-Schulz steps (Jordan et al. 2024) bring all but the smallest singular values to
-    between 0.7 and 1.2.
+    Five Newton-Schulz steps bring all but the smallest singular values to between 0.7 and 1.2.
     """
     if G.shape[1] > G.shape[2]:
         return orthogonalize(G.mT).mT

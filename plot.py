@@ -86,9 +86,8 @@ def is_variation(run):
     """Is a run trained otherwise than the four objectives are, so that they must not be mixed?"""
     s = run["s"]
     flags = "only_difficult", "no_canon", "no_qk_norm", "no_mimetic", "init_from", "n_train"
-    if any(map(s.get, (*flags, "train_file"))) or s.get("optimizer", "muon") != "muon":
-        return True
-    if s.get("idea", "train") != "train":
+    usual = {"optimizer": "muon", "idea": "train"}
+    if any(map(s.get, (*flags, "train_file"))) or any(s.get(k, v) != v for k, v in usual.items()):
         return True
     return bool(s.get("reverse")) != (s["objective"] == "reverse")
 

@@ -4,8 +4,8 @@
 
 Training is that of masked.py, with the weight 1 / share hidden that makes the loss a bound on the
 likelihood (Sahoo et al. 2024, arXiv 2406.07524; Nie et al. 2025, arXiv 2502.09992, equation 3).
-What differs is decoding: from a path of holes, in each pass the token of which the model is surest is
-written, until none is left. Nobody tells the model in which order, and the order shows what it
+What differs is decoding: from a path of holes, in each pass the token of which the model is surest
+is written, until none is left. Nobody tells the model in which order, and the order shows what it
 knows:
 
     $ $ $ $     $ $ $ g     $ $ b g     $ a b g     s a b g         (one order of many)

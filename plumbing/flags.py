@@ -67,6 +67,22 @@ def name_objective(given):
     return given
 
 
+def check_sizes(deg, path_len, num_nodes):
+    """Raise a ValueError with the remedy when G(deg, path_len) cannot be drawn from the labels."""
+    if deg < 1:
+        raise ValueError(f"--deg is {deg}, but a graph has at least 1 arm; give --deg 1 or more")
+    if path_len < 2:
+        raise ValueError(
+            f"--path_len is {path_len}, but a path has a start and a goal; give 2 or more"
+        )
+    need = data.nodes_needed(deg, path_len)
+    if need > num_nodes:
+        raise ValueError(
+            f"G({deg},{path_len}) has {need} nodes, but --num_nodes is {num_nodes};"
+            f" give {need} or more"
+        )
+
+
 def check_settings(s):
     """Raise a ValueError, one sentence with value and remedy, when the settings cannot hold."""
     for name, value in vars(s).items():
@@ -81,7 +97,7 @@ def check_settings(s):
         raise ValueError(f"--lr is {s.lr}; give a number above 0, at most 1000")
     if not 0 <= s.decay <= 1:
         raise ValueError(f"--decay is {s.decay}; give a share from 0 to 1")
-    data.check_sizes(s.deg, s.path_len, s.num_nodes)
+    check_sizes(s.deg, s.path_len, s.num_nodes)
     if s.model == "gpt" and s.n_embd % s.n_head:
         raise ValueError(
             f"--n_embd {s.n_embd} cannot be shared out over --n_head {s.n_head} heads; give a"

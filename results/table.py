@@ -1,6 +1,6 @@
-"""Make the two tables from the logs and from bench.jsonl, so that no number is typed by hand.
+"""Make the tables from the logs and from bench.jsonl, so that no number is typed by hand.
 
-    python results/table.py            print both
+    python results/table.py            print them
     python results/table.py --write    put them into the READMEs, between the marks
 
 In the table of runs, a row is one model, graph and objective. Each number is the median over the
@@ -15,25 +15,29 @@ from statistics import median
 HOME = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(HOME))
 
-from plot import MODELS, OBJECTIVES, find_runs  # noqa: E402
+from plot import MODELS, OBJECTIVES, find_runs, is_variation  # noqa: E402
 from plumbing import flags  # noqa: E402
 from plumbing.run_folder import write_whole  # noqa: E402
 
 RUNS, BENCH = "results/table.py", "results/table.py, bench"  # what the marks name
+IDEAS = "results/table.py, ideas"
 COLUMNS = ["model", "graph", "labels", "objective", "seeds", "graphs seen", "minutes"]
 COLUMNS += ["exact match", "difficult token", "the rest, forced", "cheat rate"]
 COLUMNS += ["then the goal", "margin", "chance"]
-FIRST_PAGE = [c for c in COLUMNS if c not in ("graphs seen", "then the goal", "margin", "chance")]
+FIRST_PAGE = ["network and graph", "objective", "seeds", "exact match", "cheat rate"]
 
 
 def table(runs, columns=COLUMNS):
     """The table of runs in Markdown.
 
-    Arguments: runs, as from plot.find_runs; columns, some of COLUMNS. Returns: a string.
+    Arguments: runs, as from plot.find_runs; columns, some of COLUMNS or of FIRST_PAGE.
+    Returns: a string.
     """
     kinds = {}
     for run in runs:
         s = run["s"]
+        if s.get("idea", "train") != "train":
+            continue  # in the table of ideas
         name = s["objective"] + ", difficult token only" * s["only_difficult"]
         name += ", no Canon" * s["no_canon"] + ", no QK-norm" * s["no_qk_norm"]
         name += ", AdamW" * (s["optimizer"] == "adamw")
@@ -43,17 +47,21 @@ def table(runs, columns=COLUMNS):
         order = list(MODELS).index(s["model"]), run["graph"], OBJECTIVES.index(s["objective"])
         kinds.setdefault((*order, name, s["steps"] * s["batch_size"]), []).append(run)
     rows = [dict(zip(COLUMNS, row(kind, kinds[kind]), strict=True)) for kind in sorted(kinds)]
+    for cells in rows:
+        cells["network and graph"] = "{model}, {graph}, {labels} labels".format(**cells)
     rows = [columns, ["---"] * len(columns), *([cells[c] for c in columns] for cells in rows)]
     return "\n".join("| " + " | ".join(map(str, cells)) + " |" for cells in rows)
+
+
+def share_of(values):
+    """The median of some shares, with the lowest in brackets."""
+    return f"{median(values):.1%}" + (f" ({min(values):.1%})" if len(values) > 1 else "")
 
 
 def row(kind, runs):
     """The cells of one row: the runs that differ only in the seed."""
     model, (deg, path_len, num_nodes), _, name, _ = kind
     ends = [run["log"][-1] for run in runs]
-
-    def share(values):
-        return f"{median(values):.1%}" + (f" ({min(values):.1%})" if len(values) > 1 else "")
 
     # A model that trained on the first step alone writes noise before it, so its first step is
     # measured after the true start.
@@ -72,14 +80,48 @@ def row(kind, runs):
         len(runs),
         f"{median(end['graphs'] for end in ends):,.0f}",
         f"{median(end['seconds'] for end in ends) / 60:.1f}",
-        share([end["accuracy"] for end in ends]),
-        share(first),
-        share(rest),
-        share(cheat) if cheat else "",
-        share(goal) if goal else "",
+        share_of([end["accuracy"] for end in ends]),
+        share_of(first),
+        share_of(rest),
+        share_of(cheat) if cheat else "",
+        share_of(goal) if goal else "",
         f"{median(margin):.1f}" if margin else "",
         f"{1 / deg:.0%}",
     ]
+
+
+def idea_table(runs):
+    """The ideas of beyond/ beside the four objectives, on the graph on which they were trained.
+
+    Arguments: runs, as from plot.find_runs. Returns: a string.
+    """
+    ideas = [run for run in runs if run["s"].get("idea", "train") != "train"]
+    graphs, seeds = {run["graph"] for run in ideas}, {run["s"]["seed"] for run in ideas}
+    plain = [r for r in runs if r not in ideas and r["graph"] in graphs and r["s"]["seed"] in seeds]
+    kinds = {}
+    for run in [run for run in plain if not is_variation(run)] + ideas:
+        idea = run["s"].get("idea", "train")
+        kinds.setdefault(run["s"]["objective"] if idea == "train" else idea, []).append(run)
+    speed = {
+        name: median(r["tokens_per_second"] for run in group for r in run["log"][1:])
+        for name, group in kinds.items()
+    }
+    columns = ["trained by", "seeds", "exact match", "difficult token", "cheat rate"]
+    columns += ["99 % at step", "time a step"]
+    rows = [columns, ["---"] * len(columns)]
+    for name, group in kinds.items():
+        ends = [run["log"][-1] for run in group]
+        shares = [[end[key] for end in ends if key in end]
+                  for key in ("accuracy", "difficult", "cheat_rate")]
+        reached = [next((r["step"] for r in run["log"] if r["accuracy"] >= 0.99), None)
+                   for run in group]
+        found = [step for step in reached if step is not None]
+        rows.append([
+            name, len(group), *(share_of(values) if values else "" for values in shares),
+            f"{median(found):.0f}" if len(found) == len(reached) else "",
+            f"{speed['next'] / speed[name]:.1f}" if "next" in speed else "",
+        ])
+    return "\n".join("| " + " | ".join(map(str, cells)) + " |" for cells in rows)
 
 
 def bench_table(path):
@@ -133,8 +175,9 @@ def main():
         put_into(HOME / "README.md", RUNS, table(runs, FIRST_PAGE))
         put_into(results / "README.md", RUNS, table(runs))
         put_into(results / "README.md", BENCH, bench)
+        put_into(HOME / "beyond" / "README.md", IDEAS, idea_table(runs))
     else:
-        print(f"{table(runs)}\n\n{bench}\n\n{table(runs, FIRST_PAGE)}")
+        print(f"{table(runs)}\n\n{bench}\n\n{table(runs, FIRST_PAGE)}\n\n{idea_table(runs)}")
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ def outcome(folder, *flags):
 
 @pytest.mark.slow
 def test_next_token_prediction_learns_all_but_the_difficult_token_and_cheats(tmp_path):
-    end = outcome(tmp_path / "run", "--steps", "400")
+    end = outcome(tmp_path / "run", "--steps", "250")
     assert abs(end["difficult"] - end["chance"]) < 0.05 and abs(end["margin"]) < 0.5
     assert min(end["forced_accuracy"][:1] + end["forced_accuracy"][2:]) > 0.99
     assert end["cheat_rate"] > 0.95 and end["writes_arm_end"] + end["writes_goal"] > 0.95
@@ -30,18 +30,11 @@ def test_next_token_prediction_learns_all_but_the_difficult_token_and_cheats(tmp
 @pytest.mark.parametrize(
     "flags, least",
     [
-        (["--reverse", "--steps", "400"], 0.98),
-        (["--multi", "--steps", "600"], 0.9),
-        (["--model", "mamba", "--teacherless", "--steps", "600"], 0.9),
+        (["--reverse", "--steps", "200"], 0.98),
+        (["--multi", "--steps", "450"], 0.95),
+        (["--teacherless", "--steps", "700"], 0.95),
+        (["--model", "mamba", "--teacherless", "--steps", "400"], 0.9),
     ],
 )
 def test_the_other_objectives_find_the_path(tmp_path, flags, least):
     assert outcome(tmp_path / "run", *flags)["accuracy"] > least
-
-
-@pytest.mark.slow
-def test_without_a_teacher_the_path_is_learned_from_its_end(tmp_path):
-    """The whole path takes longer, and not every seed gets there (results/README.md)."""
-    end = outcome(tmp_path / "run", "--teacherless", "--steps", "500")
-    start, difficult, _, before_goal, goal = end["position_accuracy"]
-    assert min(start, before_goal, goal) > 0.95 and difficult > 0.4
