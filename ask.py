@@ -72,9 +72,10 @@ def main(argv=None):
     command_line.make_output_safe()
     words = sys.argv[1:] if argv is None else argv
     with flags.one_sentence_for_faults(program="ask.py"):
-        if len(words) not in (1, 2) or {"-h", "--help"} & set(words):
-            print(__doc__)
-            sys.exit(0 if {"-h", "--help"} & set(words) else 2)
+        if {"-h", "--help"} & set(words):
+            sys.exit(print(__doc__))
+        if len(words) not in (1, 2):
+            raise ValueError("give the folder of a run, and a graph if you like; see --help")
         model, s, files = load(words[0])
         if len(words) == 2:
             prefix, path = graph_files.read_question(words[1], s)

@@ -116,7 +116,7 @@ def trace_arms(prefix, deg, num_nodes):
 #                  targets         g  b  a  s    following edges is now the true solution
 #     teacherless  inputs   … s g =  $  $  $     nothing is revealed, so there is no cheat; every
 #                  targets         s  a  b  g    token of the path carries signal about the plan
-#     multi        inputs   … s g =  s  a  b     the next n_future tokens at once, a row a head: the
+#     multi        inputs   … s g =  s  a  b     the next n_future tokens, a row per head: the
 #                  targets         s  a  b  g    position that sees only s must already name the
 #                                  a  b  g  .    tokens after the next, which nothing revealed
 #                                  b  g  .  .    gives away (a dot: no target)

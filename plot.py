@@ -144,7 +144,7 @@ def draw_seeds(ax, runs, x, y, **style):
 
 
 def panel_a_model(runs, title, caption, x, y, dotted, **style):
-    """A figure with a panel a model, and in it a line an objective. Arguments: x and y, each a name
+    """A panel for each model, with a line for each objective. Arguments: x and y, each a name
     and a function of a log's line; dotted, the axis and the value of a dotted line."""
     panels, objectives = split(runs, "model"), split(runs, "objective")
     fig, axes = new_figure(title, caption, 1, len(panels))
@@ -197,7 +197,7 @@ def path_star():
 
 
 def exact_match_time(runs):
-    """Exact match against minutes of training, one panel a model."""
+    """Exact match against minutes of training, one panel for each model."""
     return panel_a_model(
         runs, f"How often does the model find the whole path of {runs[0]['graph_name']}?",
         "Exact match on unseen graphs. Thin: single seeds; thick: their median.\n"
@@ -207,7 +207,7 @@ def exact_match_time(runs):
 
 
 def positions(runs):
-    """Accuracy of each token of the path against steps, next beside teacherless, a row a model."""
+    """Accuracy of each token against steps: next and teacherless, a row for each model."""
     deg, l, _ = runs[0]["graph"]
     names = {0: " (start)", l - 1: " (goal)", 1: " (difficult)"}
     dashes = [(1, 1), None, (8, 1), (4, 1), (4, 1, 1, 1), (2, 1)]
@@ -235,7 +235,7 @@ def positions(runs):
 
 
 def margin(runs):
-    """The margin of the difficult token against steps, one panel a model."""
+    """The margin of the difficult token against steps, one panel for each model."""
     fig = panel_a_model(
         runs, f"What does the model believe about the first step in {runs[0]['graph_name']}?",
         "Margin: log-probability of the right first node less that of the likeliest wrong one.\n"
@@ -251,7 +251,7 @@ def margin(runs):
 
 
 def bars(runs):
-    """Exact match at the end of training by graph and objective, one panel a model."""
+    """Exact match at the end of training by graph and objective, one panel for each model."""
     panels = split(runs, "model")
     fig, axes = new_figure(
         "How often is the whole path right after training?",
@@ -278,7 +278,7 @@ def bars(runs):
 
 
 def cheat(runs):
-    """The cheat rate against the difficult token, a line through training, one panel a model."""
+    """The cheat rate against the difficult token, through training, a panel for each model."""
     fig = panel_a_model(
         runs, f"Does the model follow a wrong arm that it is put on, in {runs[0]['graph_name']}?",
         "Followed: every further inner node named. Top of the dotted line: the cheat.\n"

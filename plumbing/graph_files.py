@@ -1,6 +1,6 @@
 """The graphs of a run that stay the same: test sets, fixed training sets, and text files of graphs.
 
-A file has one graph a line, 3,5|7,9|5,2|3,7/3,9=3,7,9, the form of the paper's released files
+A file has one graph per line, 3,5|7,9|5,2|3,7/3,9=3,7,9, the form of the paper's released files
 (deg_2_path_5_nodes_50_test_20000.txt and others), so that these train and test here unchanged.
 """
 
@@ -66,7 +66,7 @@ def read_graphs(file_name, num_nodes):
             count += 1
     if shape is None:
         raise ValueError(
-            f"{file_name} holds no graph; give a file with one graph a line, like"
+            f"{file_name} holds no graph; give a file with one graph per line, like"
             " 3,5|7,9|5,2|3,7/3,9=3,7,9"
         )
     deg, path_len = shape

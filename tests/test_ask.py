@@ -89,7 +89,10 @@ def test_the_command_line_answers_or_says_in_one_sentence_why_not(tmp_path, caps
         assert err.startswith("ask.py: ") and err.count("\n") == 1 and sentence in err
     with pytest.raises(SystemExit) as end:
         ask.main([])
-    assert end.value.code == 2 and "python ask.py runs/NAME" in capsys.readouterr().out
+    assert end.value.code == 2 and "give the folder of a run" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as end:
+        ask.main(["--help"])
+    assert not end.value.code and "python ask.py runs/NAME" in capsys.readouterr().out
 
 
 def test_a_line_of_a_training_file_still_needs_its_path(tmp_path):
