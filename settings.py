@@ -12,7 +12,7 @@ SETTINGS = {
         num_nodes=({"gpt": 20, "mamba": 50}, "node labels to draw from; the paper has 50"),
         n_train=(0, "graphs in a fixed training set (the paper: 200000); 0: fresh ones each step"),
         n_test=(0, "unseen graphs to evaluate on; 0: 2000, or all that --test_file has"),
-        train_file=("", "train on this file's graphs, one per line, like 3,5|7,9|5,2|3,7/3,9=3,7,9"),
+        train_file=("", "train on the graphs in this file, lines like 3,5|7,9|5,2|3,7/3,9=3,7,9"),
         test_file=("", "evaluate on this file's graphs"),
     ),
     "the objective": dict(
