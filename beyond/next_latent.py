@@ -12,8 +12,7 @@ that sees only the start must already hold the arm.
 A network p of three layers predicts the change: ĥ = h + p([norm(h), embedding of x]). The loss
 adds, for each step rolled out, smooth L1 between ĥ and the true state, which gets no gradient, and
 the KL divergence between the next-token distributions that both give, through a head that gets
-none. Each has weight 1, and p is dropped at decoding. It costs a little: p runs on the path's tokens
-alone.
+none. Each has weight 1, and p is dropped at decoding. It costs little: p runs on the path alone.
 """
 
 import sys
