@@ -20,7 +20,7 @@ from plumbing import flags  # noqa: E402
 from plumbing.run_folder import write_whole  # noqa: E402
 
 RUNS, BENCH = "results/table.py", "results/table.py, bench"  # what the marks name
-IDEAS = "results/table.py, ideas"
+IDEAS, GPU = "results/table.py, ideas", "results/table.py, gpu"
 COLUMNS = ["model", "graph", "labels", "objective", "seeds", "graphs seen", "minutes"]
 COLUMNS += ["exact match", "difficult token", "the rest, forced", "cheat rate"]
 COLUMNS += ["then the goal", "margin", "chance"]
@@ -148,6 +148,28 @@ def bench_table(path):
     return "\n".join(lines)
 
 
+def gpu_table(path):
+    """What results/gpu.sh measured, a row a measurement; a sentence when there is no such file.
+
+    Arguments: path, of gpu.json. Returns: a string. Raises: ValueError for a damaged row; OSError.
+    """
+    if not path.exists():
+        return "Not yet run on a GPU."
+    lines = ["| part | what | measured |", "| --- | --- | --- |"]
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            row = json.loads(line)
+            names = "name", "method", "dtype", "model", "sizes", "card"
+            what = ", ".join(str(row[name]) for name in names if name in row)
+            rest = {name: value for name, value in row.items() if name not in ("part", *names)}
+            shown = (f"{value:,.4g}" if isinstance(value, float) else value for value in rest.values())
+            measured = ", ".join(f"{name} {value}" for name, value in zip(rest, shown))
+            lines.append(f"| {row['part']} | {what} | {measured} |")
+        except (ValueError, KeyError, TypeError):
+            raise ValueError(f"{path}, line {number}, is damaged; run gpu.sh again") from None
+    return "\n".join(lines)
+
+
 def put_into(path, name, text):
     """Replace the text between the marks of that name in a file. Raises: ValueError, OSError."""
     begin, end = f"<!-- {name} begins -->", f"<!-- {name} ends -->"
@@ -175,6 +197,7 @@ def main():
         put_into(HOME / "README.md", RUNS, table(runs, FIRST_PAGE))
         put_into(results / "README.md", RUNS, table(runs))
         put_into(results / "README.md", BENCH, bench)
+        put_into(results / "README.md", GPU, gpu_table(results / "gpu.json"))
         put_into(HOME / "beyond" / "README.md", IDEAS, idea_table(runs))
     else:
         print(f"{table(runs)}\n\n{bench}\n\n{table(runs, FIRST_PAGE)}\n\n{idea_table(runs)}")

@@ -28,6 +28,21 @@ def test_the_tables_are_made_from_the_logs(name, mark, which):
     assert shown == made.stdout.rstrip("\n").split("\n\n")[which] and shown.count("\n") > 4
 
 
+def test_what_a_gpu_showed_becomes_rows(tmp_path):
+    assert table.gpu_table(tmp_path / "gpu.json") == "Not yet run on a GPU."
+    rows = [{"part": "machine", "card": "A card", "torch": "2.13"}]
+    rows += [{"part": "scan time", "method": "triton", "sizes": [2, 3, 4], "both_ms": 0.123456, "bytes": 5}]
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    (tmp_path / "gpu.json").write_text(text, encoding="utf-8")
+    assert table.gpu_table(tmp_path / "gpu.json").splitlines()[2:] == [
+        "| machine | A card | torch 2.13 |",
+        "| scan time | triton, [2, 3, 4] | both_ms 0.1235, bytes 5 |",
+    ]
+    (tmp_path / "gpu.json").write_text(text + "{", encoding="utf-8")
+    with pytest.raises(ValueError, match="line 3, is damaged"):
+        table.gpu_table(tmp_path / "gpu.json")
+
+
 def test_a_new_table_takes_the_old_ones_place_and_nothing_else(tmp_path):
     page = "above\n<!-- a begins -->\n{}\n<!-- a ends -->\nbetween\n<!-- a, b begins -->\n{}\n<!-- a, b ends -->\nbelow ü\n"
     (tmp_path / "page.md").write_text(page.format("| old |", "| other |"), encoding="utf-8")
