@@ -9,10 +9,10 @@ import torch
 
 import data
 import train
-from beyond import diffusion, hybrid, masked, next_latent, scratchpad, token_order
+from beyond import belief_state, diffusion, hybrid, masked, next_latent, scratchpad, token_order
 from helpers import TINY, lines, refusal, settings
 
-IDEAS = [hybrid, token_order, next_latent, scratchpad, masked, diffusion]
+IDEAS = [belief_state, hybrid, token_order, next_latent, scratchpad, masked, diffusion]
 N, L = 12, 4
 
 
@@ -89,6 +89,27 @@ def test_next_latent_moves_neither_the_true_state_nor_the_frozen_head():
                          torch.autograd.grad(loss, model.parameters(), retain_graph=True, allow_unused=True)))
         assert grads["ln_f.weight"] is None and grads["ln_f.bias"] is None
         assert grads["predictor.layers.0.weight"].abs().max() > 0 and grads["h.0.attn.c_attn.weight"].abs().max() > 0
+
+
+def test_belief_states_name_the_tokens_on_both_sides_of_what_is_left_out():
+    model, s = model_of(belief_state)
+    prefix, path = graphs(3)
+    total, pairs = 0.0, 0
+    with torch.no_grad():
+        for b in range(3):
+            row = path[b].tolist()
+            for i in range(L):
+                for j in range(L - i):  # i tokens from the start are seen, and j from the end
+                    seen = torch.tensor([prefix[b].tolist() + row[:i]])
+                    behind = torch.tensor([[N + 3] + row[::-1][:j]])
+                    f = belief_state.states(model, seen, 1)[0, 0]
+                    g = belief_state.states(model.backward_encoder, behind, 1)[0, 0]
+                    logits = model.join(torch.cat([f, g])).view(2, -1).tolist()
+                    for side, token in enumerate((row[i], row[L - 1 - j])):
+                        total -= math.log(softmax(logits[side])[token])
+                    pairs += 1
+    assert pairs == 3 * L * (L + 1) / 2
+    assert belief_state.loss_of(model, prefix, path, N).item() == pytest.approx(total / (2 * pairs))
 
 
 def test_the_scratchpad_is_the_path_back_and_then_forth():

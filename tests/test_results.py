@@ -77,6 +77,22 @@ def test_runs_that_differ_in_more_than_the_seed_have_rows_of_their_own():
     assert [row[8] for row in rows[:4]] == ["25.0% (25.0%)", "25.0%", "25.0%", "75.0%"]
 
 
+def test_ideas_stand_beside_the_objectives_that_saw_the_same_graphs():
+    def made(seed, accuracies, speed, graph=(2, 5, 20), **changes):
+        log = [dict(step=50 * i, accuracy=a, difficult=a, tokens_per_second=speed) for i, a in enumerate(accuracies)]
+        return dict(s=DEFAULTS | dict(n_future=1, seed=seed, idea="train") | changes, graph=graph, log=log, folder="x")
+
+    runs = [made(11, [0, 0.5, 0.5], 100), made(12, [0, 0.5, 0.4], 100), made(99, [0, 1, 1], 100)]
+    runs += [made(11, [0, 0.2, 1], 50, idea="hybrid"), made(12, [0, 0.995, 0.98], 50, idea="hybrid")]
+    runs += [made(11, [0, 1, 1], 100, graph=(3, 5, 20)), made(11, [0, 1, 1], 100, no_canon=True)]
+    assert table.idea_table(runs).splitlines()[2:] == [
+        "| next | 2 | 45.0% (40.0%) | 45.0% (40.0%) |  |  | 1.0 |",
+        "| hybrid | 2 | 99.0% (98.0%) | 99.0% (98.0%) |  | 75 | 2.0 |",
+    ]
+    assert "hybrid" not in table.table([run | {"log": [run["log"][-1] | dict(
+        graphs=1, seconds=60, forced_accuracy=[1.0] * 5)]} for run in runs])
+
+
 def test_the_pictures_and_files_that_the_texts_point_to_are_there():
     for name in ("README.md", "results/README.md", "ASSIGNMENTS.md"):
         text = (HOME / name).read_text(encoding="utf-8")

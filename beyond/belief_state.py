@@ -1,0 +1,99 @@
+"""The Belief State Transformer: one encoder reads forward, one backward (Hu et al. 2025).
+
+    python beyond/belief_state.py [train.py's flags]
+
+BST (arXiv 2410.23506, sections 2 and 3) predicts from every prefix *and* every suffix the token
+after the prefix and the one before the suffix. For the path s a b g, three of its ten pairs:
+
+    forward reads   … s g =           … s g =             … s g = s
+    backward reads  nothing           g                   g b
+    targets         s and g           s and b             a and a
+
+The state of `=` must hold enough of the graph to name b when it is told g, and a when it is told b:
+a belief state, which knows the ways back from the goal. Here prefixes end in the path or at `=`,
+and suffixes are of the path; an MLP on both states has two heads, and the loss is the mean of both
+cross-entropies over all pairs. Decoding is next-token, with the state of an empty suffix. The cost:
+a second network of the same size, on few tokens.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the lab
+
+import torch  # noqa: E402
+import torch.nn as nn  # noqa: E402
+import torch.nn.functional as F  # noqa: E402
+
+import data  # noqa: E402
+import train  # noqa: E402
+from beyond.masked import measure  # noqa: E402
+from evaluate import GRAPHS_AT_ONCE  # noqa: E402
+from model_gpt import GPT, GPTConfig  # noqa: E402
+from plumbing import flags  # noqa: E402
+
+
+def make_model(s):
+    """train.py's GPT, a second one that reads the path backward, and the MLP on both states."""
+    flags.check_idea(s)
+    model = train.make_model(s)
+    c = model.config
+    model.backward_encoder = GPT(GPTConfig(**vars(c) | {"block_size": s.path_len}))
+    both, V = 2 * c.n_embd, data.vocab_size(s.num_nodes)
+    model.join = nn.Sequential(nn.Linear(both, both), nn.GELU(), nn.Linear(both, 2 * V))
+    return model
+
+
+def states(gpt, tokens, count):
+    """The last `count` normed states of a GPT: tokens (B, T) -> (B, count, C)."""
+    return gpt.ln_f(gpt.h[-1](gpt.trunk(tokens), count))
+
+
+def both_tokens(model, forward, backward):
+    """Logits of the next and the previous token: states (…, C) each -> (…, 2, V)."""
+    return model.join(torch.cat([forward, backward], dim=-1)).unflatten(-1, (2, -1))
+
+
+def loss_of(model, prefix, path, num_nodes):
+    """The mean of both cross-entropies over all pairs of a prefix and a suffix: a scalar."""
+    l = path.shape[1]
+    nothing = torch.full_like(path[:, :1], num_nodes + data.DUMMY)
+    forward = states(model, torch.cat([prefix, path[:, :-1]], dim=1), l)  # i has seen i tokens
+    backward = states(model.backward_encoder, torch.cat([nothing, path.flip(1)[:, :-1]], dim=1), l)
+    i, j = torch.ones(l, l).triu().flip(1).nonzero().T.to(path.device)  # all pairs, i + j < l
+    logits = both_tokens(model, forward[:, i], backward[:, j])  # (B, pairs, 2, V)
+    targets = torch.stack([path[:, i], path[:, l - 1 - j]], dim=2)  # (B, pairs, 2)
+    return F.cross_entropy(logits.flatten(0, 2), targets.flatten())
+
+
+def learn(model, prefix, path, s, step):
+    """Add the gradients of one batch: see train.learn. Returns: the loss, a float."""
+    loss = loss_of(model, prefix, path, s.num_nodes)
+    loss.backward()
+    return loss.item()
+
+
+def next_tokens(model, prefix, path, num_nodes):
+    """The most likely next tokens, with an empty suffix: path (B, l - 1) so far -> (B, l)."""
+    nothing = torch.full_like(prefix[:, :1], num_nodes + data.DUMMY)
+    forward = states(model, torch.cat([prefix, path], dim=1), path.shape[1] + 1)
+    backward = states(model.backward_encoder, nothing, 1).expand_as(forward)
+    return both_tokens(model, forward, backward)[:, :, 0].argmax(dim=2)
+
+
+@torch.no_grad()
+def evaluate(model, prefix, path, s):
+    """As evaluate.evaluate; the path is written token by token."""
+    written, forced = [], []
+    for p, q in zip(prefix.split(GRAPHS_AT_ONCE), path.split(GRAPHS_AT_ONCE)):
+        tokens = q[:, :0]
+        for _ in range(s.path_len):
+            newest = next_tokens(model, p, tokens, s.num_nodes)[:, -1:]
+            tokens = torch.cat([tokens, newest], dim=1)
+        written.append(tokens)
+        forced.append(next_tokens(model, p, q[:, :-1], s.num_nodes))
+    return measure(torch.cat(written), torch.cat(forced), path)
+
+
+if __name__ == "__main__":
+    train.main(idea=sys.modules[__name__])
