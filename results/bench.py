@@ -265,7 +265,7 @@ def decode_without_cache(model, prefix, length):
 
 def settings(args, **given):
     """train.py's settings with these flags; --quick shrinks the model."""
-    given = {"device": "cpu"} | given | (TINY if args.quick else {})
+    given = {"device": "cpu", "deg": 2} | given | (TINY if args.quick else {})
     return command_line.settle(given)[0]
 
 
@@ -554,7 +554,7 @@ def bench_size(args):
             steps, tokens = [], []
             for size in sizes:
                 given = base | (TINY if args.quick else {}) | {what: size}
-                s = command_line.settle(dict(device="cpu", model=name) | given)[0]
+                s = command_line.settle(dict(device="cpu", model=name, deg=2) | given)[0]
                 model = train.make_model(s)
                 batch = data.layout("next", *draw(s.batch_size, s), s.num_nodes)
                 gradients = lambda m=model, b=batch: train.add_gradients(m, *b)

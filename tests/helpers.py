@@ -14,7 +14,7 @@ from plumbing.graph_files import write_graphs
 HOME = Path(train.__file__).parent
 DEFAULTS = command_line.defaults_for("gpt")
 TINY = (
-    "--n_layer 2 --n_head 2 --n_embd 16 --path_len 4 --num_nodes 12 --n_test 50 --batch_size 8"
+    "--n_layer 2 --n_head 2 --n_embd 16 --deg 2 --path_len 4 --num_nodes 12 --n_test 50 --batch_size 8"
     " --threads 1 --device cpu"
 ).split()
 

@@ -105,7 +105,8 @@ def test_the_pictures_and_files_that_the_texts_point_to_are_there():
 
 def test_every_committed_run_is_one_of_the_listed_command_lines_and_complete():
     lines = [line.split() for line in (HOME / "results" / "runs.txt").read_text().splitlines()]
-    listed = {line[1]: line[2:] for line in lines}
+    assert all((HOME / line[0]).is_file() and line[1] == "--out_dir" for line in lines)
+    listed = {line[2]: line[3:] for line in lines}
     runs = {path.parent.relative_to(HOME).as_posix(): path.parent for path in (HOME / "results").rglob("config.json")}
     assert sorted(listed) == sorted(runs)
     for name, run in runs.items():
