@@ -17,8 +17,6 @@ import itertools
 import json
 import math
 import os
-import random
-import re
 import statistics
 import subprocess
 import sys
@@ -27,7 +25,6 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
-import numpy
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
@@ -115,44 +112,6 @@ def installed(package):
 
 # ------------------------------------------------------------------------------------------------
 # The peers
-
-
-def graphs_one_by_one(batch_size, deg, path_len, num_nodes, draw_nodes):
-    """The plain loop of research code: draw, write as text, tokenise.
-
-    Arguments: draw_nodes, one of the two functions below. Returns: as data.layout("next").
-    """
-    vocabulary = {str(i): i for i in range(num_nodes)}
-    vocabulary |= {mark: num_nodes + i for i, mark in enumerate("|=/$")}
-    inputs, targets = [], []
-    for _ in range(batch_size):
-        nodes = draw_nodes(num_nodes, data.nodes_needed(deg, path_len))
-        others = iter(nodes[1:])
-        arms = [[nodes[0], *itertools.islice(others, path_len - 1)] for _ in range(deg)]
-        edges = [edge for arm in arms for edge in zip(arm, arm[1:])]
-        random.shuffle(edges)
-        path = random.choice(arms)
-        text = "|".join(f"{a},{b}" for a, b in edges) + f"/{path[0]},{path[-1]}="
-        text += ",".join(map(str, path))
-        tokens = [vocabulary[word] for word in re.findall("[0-9]+|[|=/]", text)]
-        inputs.append(torch.tensor(tokens[:-1]))
-        targets.append(torch.tensor(tokens[-path_len:]))
-    return torch.stack(inputs), torch.stack(targets)[:, :, None]
-
-
-def nodes_at_once(num_nodes, count):
-    """Draw all nodes of a graph in one call, as a careful author would."""
-    return random.sample(range(num_nodes), count)
-
-
-def nodes_one_by_one(num_nodes, count):
-    """Draw node by node, and again if the node is taken, as the paper's released code does."""
-    nodes = []
-    while len(nodes) < count:
-        node = numpy.random.randint(0, num_nodes, 1)[0]
-        if node not in nodes:
-            nodes.append(node)
-    return nodes
 
 
 class PlainBlock(nn.Module):
@@ -293,17 +252,15 @@ def best_of_ten(function):
 
 
 def bench_data(args):
-    shape, batch = (2, 5, 50), 8 if args.quick else 1024
-    generator = torch.Generator().manual_seed(1)
-    forbidden = data.graph_keys(data.sample_graphs(2000, *shape, generator)[0], 50).unique()
-    new_graphs = lambda: data.sample_new_graphs(batch, *shape, generator, forbidden)
-    ours = lambda: data.layout("next", *new_graphs(), 50)
-    peers = {"a loop": nodes_at_once}
-    peers["a loop, nodes drawn as in the paper's code"] = nodes_one_by_one
-    for peer, draw_nodes in peers.items():
-        loop = lambda: graphs_one_by_one(batch, *shape, draw_nodes)
-        times = compare(ours, loop, 4 * args.runs)
-        yield dict(setting=f"G(2,5), 50 labels, batch {batch}, tokens ready", peer=peer, **times)
+    """Drawing the graphs of a step, beside the whole step of the default GPT."""
+    s = settings(args, objective="teacherless")
+    model, forbidden = train.make_model(s), torch.empty(0, dtype=torch.int64)
+    draw_batch = lambda: train.batch_of(0, s, None, forbidden)
+    gradients = lambda: train.learn(model, *draw_batch(), s, 0)
+    step = training_step(gradients, train.make_optimizers(model, s))
+    times = compare(draw_batch, step, args.runs)
+    note = f"{1 / times['ratio']:.1%} of the step"
+    yield dict(setting=f"graphs of a step, batch {s.batch_size}", peer="the step", **times, note=note)
 
 
 def bench_gpt(args):
