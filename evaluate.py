@@ -9,7 +9,6 @@ import copy
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 
 import data
 
@@ -65,7 +64,6 @@ def evaluate(model, prefix, path, s):
     margin              its log-probability less that of the likeliest first node of a wrong arm,
                         the true path so far revealed: the mean, in nats (deg > 1, path_len > 2)
     wrong_arm, no_path  the two kinds of mistake: another arm of the graph, or no arm at all
-    head_accuracy       multi: row k is output head k + 1, teacher-forced; column i is path token i
 
     next and multi are also put on a wrong arm, whose nodes are revealed in turn, as if the model
     had written them itself (deg > 1, path_len > 2):
@@ -75,9 +73,9 @@ def evaluate(model, prefix, path, s):
     writes_arm_end, writes_goal     what it names last: the wrong arm's end, the goal, or neither
 
     Arguments: prefix (M, P) and path (M, l), int64; s, the settings (objective, reverse, deg,
-        num_nodes, n_future). Under torchrun, each process has its share of the graphs, and all get
+        num_nodes). Under torchrun, each process has its share of the graphs, and all get
         the numbers of the whole.
-    Returns: a dict of floats and lists of floats; head_accuracy is a list of lists.
+    Returns: a dict of floats and lists of floats.
     """
     totals, count = {}, torch.tensor(len(path), device=path.device)
     for batch in zip(prefix.split(GRAPHS_AT_ONCE), path.split(GRAPHS_AT_ONCE)):
@@ -91,7 +89,7 @@ def evaluate(model, prefix, path, s):
 
 
 def hits_of(model, prefix, path, s):
-    """evaluate for one batch: bool tensors (B,), (B, l) or (B, n_future, l); margin (B,), float."""
+    """evaluate for one batch: bool tensors (B,) or (B, l); margin (B,), float."""
     path_len = path.shape[1]
     in_order = (lambda tokens: tokens.flip(1)) if s.reverse else (lambda tokens: tokens)
     arms = data.trace_arms(prefix, s.deg, s.num_nodes)  # (B, deg, l)
@@ -133,12 +131,4 @@ def hits_of(model, prefix, path, s):
         "wrong_arm": is_arm & ~right,
         "no_path": ~is_arm,
     }
-    if s.objective == "multi":
-        inputs, targets = data.layout("multi", prefix, path, s.num_nodes, s.reverse, s.n_future)
-        trunk, rows = model.trunk(inputs), []
-        for k in range(s.n_future):
-            good = model.head(trunk, k, num_outputs=path_len).argmax(dim=2) == targets[:, :, k]
-            # Shifted from the position that predicts to the token that is predicted.
-            rows.append(in_order(F.pad(good[:, : path_len - k], (k, 0))))
-        hits["head_accuracy"] = torch.stack(rows, dim=1)
     return hits

@@ -125,12 +125,11 @@ def print_measurements(step, measured, s):
         f" it had not seen (difficult: chance is {1 / s.deg:.1%})"
     )
     for name, value in measured.items():
-        for row in value if name == "head_accuracy" else [value]:
-            if name == "margin":
-                print(f"{name:<18} {value:7.3f} nats")
-            else:
-                shares = row if isinstance(row, list) else [row]
-                print(f"{name:<18}", *(f"{share:7.2%}" for share in shares))
+        if name == "margin":
+            print(f"{name:<18} {value:7.3f} nats")
+        else:
+            shares = value if isinstance(value, list) else [value]
+            print(f"{name:<18}", *(f"{share:7.2%}" for share in shares))
 
 
 def run_name(s):
