@@ -56,15 +56,13 @@ def verdict(written, path, arms):
 
 def show(model, prefix, path, s):
     """Print each graph, what the model writes, how sure it is, and whether it is right."""
-    arms, spell = data.trace_arms(prefix, s.deg, s.num_nodes).tolist(), "{:>5}".format
+    arms = data.trace_arms(prefix, s.deg, s.num_nodes).tolist()
     symbols = [*map(str, range(s.num_nodes)), "|", "=", "/", "$"]  # the vocabulary, in its order
-    for i, (tokens, sure) in enumerate(zip(*ask(model, prefix, s))):
-        tokens = tokens.tolist()
-        from_start = tokens[::-1] if s.reverse else tokens
+    for i, (tokens, sure) in enumerate(zip(*(part.tolist() for part in ask(model, prefix, s)))):
+        words = verdict(tokens[::-1] if s.reverse else tokens, path[i].tolist(), arms[i])
         graph_files.write_graphs(sys.stdout, prefix[i : i + 1], path[i : i + 1])
-        print("  writes", *(spell(symbols[token]) for token in tokens))
-        words = verdict(from_start, path[i].tolist(), arms[i])
-        print("  sure  ", *(spell(f"{p:.0%}") for p in sure.tolist()), "  ", words, end="\n\n")
+        print("  writes", *(f"{symbols[token]:>5}" for token in tokens))
+        print("  sure  ", *(f"{p:>5.0%}" for p in sure), "  ", words, end="\n\n")
 
 
 def main(argv=None):

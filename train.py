@@ -133,8 +133,8 @@ def add_gradients(model, inputs, targets):
 def learn(model, prefix, path, s, step):
     """Add the gradients of one batch, laid out as the objective says: the whole experiment is here.
 
-    Arguments: prefix (B, P) and path (B, l), int64, on the model's device; step, of which nothing
-        depends here. Returns: the loss, a float.
+    Arguments: prefix (B, P) and path (B, l), int64, on the model's device; step, which is
+        not used here. Returns: the loss, a float.
     """
     inputs, targets = data.layout(s.objective, prefix, path, s.num_nodes, s.reverse, s.n_future)
     if s.only_difficult:
