@@ -73,7 +73,7 @@ def make_optimizers(model, s):
     """Muon for the matrices inside the blocks and AdamW for the rest, or AdamW for all: a list."""
     rest, pieces = [], {1: [], 2: [], 3: []}
     for name, p in model.named_parameters():
-        in_block = name.split(".")[0] in ("h", "layers", "future")
+        in_block = {"h", "layers", "future"} & set(name.split("."))
         if s.optimizer == "adamw" or not in_block or p.ndim != 2 or name.endswith("A_log"):
             rest.append(p)
         else:  # c_attn stacks the matrices of queries, keys and values, in_proj those of x and z

@@ -3,13 +3,14 @@
     python beyond/next_latent.py [train.py's flags]
 
 NextLat (arXiv 2511.05963, section 3) keeps next-token prediction and asks the last hidden state h_t
-for more than the next token: with the token x_{t+1}, it must also give h_{t+1}, and so on for the
-rest of the path. So h_t has to hold all that the future depends on, a belief state, and the state
-that sees only the start must already hold the arm.
+for more than the next token: with the token x_{t+1}, it must also give h_{t+1}, and so on. So h_t
+has to hold all that the future depends on, a belief state, and the state that sees only the start
+must already hold the arm.
 
     h_t, x_{t+1}  ->  h_{t+1},  x_{t+2}  ->  h_{t+2}  …      the predicted states are rolled out
 
-A network p of three layers predicts the change: ĥ = h + p([norm(h), embedding of x]). The loss
+A network p of three layers predicts the change: ĥ = h + p(norm([h, embedding of x])), where h is
+what the unembedding reads. Roll-outs have l - 2 steps, as reported for path-star graphs. The loss
 adds, for each step rolled out, smooth L1 between ĥ and the true state, which gets no gradient, and
 the KL divergence between the next-token distributions that both give, through a head that gets
 none. Each has weight 1, and p is dropped at decoding. It costs little: p runs on the path alone.
@@ -35,8 +36,8 @@ class Predictor(nn.Module):
 
     def __init__(self, n_embd):
         super().__init__()
-        self.norm = nn.LayerNorm(n_embd)
         wide = 2 * n_embd
+        self.norm = nn.LayerNorm(wide)
         self.layers = nn.Sequential(
             nn.Linear(wide, wide),
             nn.GELU(),
@@ -47,7 +48,7 @@ class Predictor(nn.Module):
 
     def forward(self, h, x):
         """h and x (B, t, C) -> (B, t, C)."""
-        return h + self.layers(torch.cat([self.norm(h), x], dim=2))
+        return h + self.layers(self.norm(torch.cat([h, x], dim=2)))
 
 
 def make_model(s):
@@ -61,14 +62,10 @@ def make_model(s):
 def losses(model, inputs, path):
     """Next-token's cross-entropy, and the means of smooth L1 and KL over the states rolled out."""
     l = path.shape[1]
-    h = model.h[-1](model.trunk(inputs), l)  # (B, l, C): the state before each token of the path
-    readout = lambda h: F.linear(model.ln_f(h), model.lm_head.weight)
-    next_token = F.cross_entropy(readout(h).flatten(0, 1), path.flatten())
+    h = model.ln_f(model.h[-1](model.trunk(inputs), l))  # (B, l, C), before each token of the path
+    next_token = F.cross_entropy(model.lm_head(h).flatten(0, 1), path.flatten())
 
-    weight, norm = model.lm_head.weight.detach(), model.ln_f
-    frozen = lambda h: F.linear(
-        F.layer_norm(h, h.shape[2:], norm.weight.detach(), norm.bias.detach()), weight
-    )
+    frozen = lambda h: F.linear(h, model.lm_head.weight.detach())
     true, x = h.detach(), model.wte(path)  # x[:, t] is the token that leads from state t to t + 1
     guess, l1, kl, count = h, 0.0, 0.0, 0
     for ahead in range(1, l - 1):  # l - 2 steps; every state that is left starts a roll-out

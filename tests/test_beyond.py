@@ -64,7 +64,7 @@ def test_next_latent_predicts_every_later_state_from_each():
     prefix, path = graphs()
     inputs, _ = data.layout("next", prefix, path, N)
     with torch.no_grad():
-        h, e = model.h[-1](model.trunk(inputs), L), model.wte(path)
+        h, e = model.ln_f(model.h[-1](model.trunk(inputs), L)), model.wte(path)
         l1, kl = [], []
         for b in range(len(path)):
             for first in range(L):
@@ -73,22 +73,31 @@ def test_next_latent_predicts_every_later_state_from_each():
                     state = model.predictor(state, e[b : b + 1, t : t + 1])
                     gap = (state[0, 0] - h[b, t + 1]).abs()
                     l1.append(torch.where(gap < 1, gap**2 / 2, gap - 0.5).mean().item())
-                    p, q = (softmax(model.lm_head(model.ln_f(x)).flatten().tolist()) for x in (h[b, t + 1], state[0, 0]))
+                    p, q = (softmax(model.lm_head(x).flatten().tolist()) for x in (h[b, t + 1], state[0, 0]))
                     kl.append(sum(a * math.log(a / c) for a, c in zip(p, q)))
     _, got_l1, got_kl = next_latent.losses(model, inputs, path)
     assert got_l1.item() == pytest.approx(sum(l1) / len(l1)) and got_kl.item() == pytest.approx(sum(kl) / len(kl))
 
 
 def test_next_latent_moves_neither_the_true_state_nor_the_frozen_head():
+    """Nudge the unembedding for one part of the loss at a time: only by way of the states may it change."""
     model, s = model_of(next_latent)
     prefix, path = graphs()
     inputs, _ = data.layout("next", prefix, path, N)
-    _, l1, kl = next_latent.losses(model, inputs, path)
-    for loss, head in ((l1, None), (kl, None)):
-        grads = dict(zip([n for n, _ in model.named_parameters()],
-                         torch.autograd.grad(loss, model.parameters(), retain_graph=True, allow_unused=True)))
-        assert grads["ln_f.weight"] is None and grads["ln_f.bias"] is None
+    model.lm_head.weight = torch.nn.Parameter(model.wte.weight.detach().clone())  # no longer tied, so it can be told apart
+    next_token, l1, kl = next_latent.losses(model, inputs, path)
+    for loss in (l1, kl):
+        names = [name for name, _ in model.named_parameters()]
+        grads = dict(zip(names, torch.autograd.grad(loss, model.parameters(), retain_graph=True, allow_unused=True)))
+        assert grads["lm_head.weight"] is None
         assert grads["predictor.layers.0.weight"].abs().max() > 0 and grads["h.0.attn.c_attn.weight"].abs().max() > 0
+    # A true state gets no gradient: the last one is a goal only, so it moves next_token's loss alone.
+    seen = {}
+    hook = model.ln_f.register_forward_hook(lambda module, given, out: out.retain_grad() or seen.update(h=out))
+    _, l1, kl = next_latent.losses(model, inputs, path)
+    hook.remove()
+    (l1 + kl).backward()
+    assert not seen["h"].grad[:, -1].any() and seen["h"].grad[:, 0].any()
 
 
 def test_belief_states_name_the_tokens_on_both_sides_of_what_is_left_out():

@@ -271,3 +271,15 @@ def test_muon_has_the_matrices_of_all_blocks_and_adamw_the_rest(model):
     s.optimizer = "adamw"
     (alone,) = train.make_optimizers(network, s)
     assert len(alone.param_groups[0]["params"]) == len(names)
+
+
+def test_every_matrix_inside_a_block_is_muons_and_no_other_is():
+    from beyond import belief_state
+
+    for make, s in ((train.make_model, settings(model="gpt")), (train.make_model, settings(model="mamba", n_head=2)),
+                    (belief_state.make_model, settings(idea="belief_state"))):
+        model = make(s)
+        muons = {id(p) for group in train.make_optimizers(model, s)[1].param_groups for p in group["params"]}
+        for name, p in model.named_parameters():
+            inside = any(f".{part}." in f".{name}" for part in ("h", "layers", "future"))
+            assert (id(p) in muons) == (inside and p.ndim == 2 and not name.endswith("A_log")), name
