@@ -74,6 +74,11 @@ def test_a_class_gets_the_graders_and_none_of_the_answers(tmp_path):
         assert f'raise NotImplementedError("exercise {exercise}: ' in text
     assert not any("def is_path_star" in path.read_text() and "pipe, slash" in path.read_text()
                    for path in (tmp_path / "class").rglob("*.py"))
+    page = (tmp_path / "class" / "ASSIGNMENTS.md").read_text(encoding="utf-8")
+    assert "## 10. " in page and "Oral questions" not in page
+    blank.main([str(tmp_path / "week"), "1", "6", "--for-class"])
+    assert "NotImplementedError" not in (tmp_path / "week" / "data.py").read_text(encoding="utf-8")  # train.py runs
+    assert "NotImplementedError" in (tmp_path / "week" / "solutions.py").read_text(encoding="utf-8")
     command = [sys.executable, "-m", "pytest", "-q", "tests/assignments/test_1_checker.py", "--student", "."]
     done = subprocess.run(command, cwd=tmp_path / "class", capture_output=True, text=True)
     assert done.returncode == 1 and "exercise 1: prove that one example" in done.stdout

@@ -46,8 +46,11 @@ def test_changed_files_alone_suffice_and_other_exercises_do_not_blame(tmp_path, 
     (one / "solutions.py").write_bytes((GRADERS / "solutions.py").read_bytes())
     (one / "data.py").write_text("def layout(:\n", encoding="utf-8")
     (one / "evaluate.py").write_text("import no_such_library\n", encoding="utf-8")
-    assert points(one, 1, tests) == ([5], "")
+    (one / "experiments.json").write_text("[1]", encoding="utf-8")
+    (one / "solutions.py").write_bytes(b"\xef\xbb\xbf" + (one / "solutions.py").read_bytes() + b"# \x0c a form feed\n")
     assert points(one, 9, tests) == ([5], "")
+    got, note = points(one, 6, tests)
+    assert got == [0, 0] and "experiments.json is not as it was handed out" in note
     got, note = points(one, 2, tests)
     assert got == [0, 0] and note.startswith("data.py, line 1: ")
     got, note = points(one, 5, tests)
@@ -174,7 +177,7 @@ def test_what_is_handed_out(tmp_path, capsys, monkeypatch):
         (tmp_path / "class" / name).mkdir(parents=True)
         (tmp_path / "class" / name / "data.py").touch()
     grade.main([str(tmp_path / "class"), "--out", str(tmp_path / "grades.csv")])
-    with open(tmp_path / "grades.csv", newline="", encoding="utf-8") as file:
+    with open(tmp_path / "grades.csv", newline="", encoding="utf-8-sig") as file:
         rows = list(csv.DictReader(file))
     assert [row["submission"] for row in rows] == ["Zoë", "ada"] and {row["points"] for row in rows} == {"96"}
     assert rows[0]["3"] == "8" and rows[0]["notes"] == '3, causal: the future: "seen", and, of course, wrong'

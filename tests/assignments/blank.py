@@ -2,7 +2,8 @@
 
     python tests/assignments/blank.py DIR                  all of them
     python tests/assignments/blank.py DIR 3 5              those of exercises 3 and 5 only; the others are written
-    python tests/assignments/blank.py DIR --for-class      all of them, to hand out: with the graders, without our answers
+    python tests/assignments/blank.py DIR 1 2 6 --for-class         to hand out: with the graders, and without our answers
+                                                           to 1, 2 and 6 and to what has no place in the lab's files
 
 Signatures, docstrings and everything else stay as they are. ASSIGNMENTS.md says what to do with it.
 """
@@ -81,7 +82,9 @@ def copy_lab(folder):
 
 
 def add_graders(folder):
-    """Give a class what it needs to grade itself: the graders, but neither our answers nor this file's own tests."""
+    """Give a class what it needs to grade itself: the graders, but neither our answers nor the teacher's pages."""
+    page = folder / "ASSIGNMENTS.md"
+    page.write_text(page.read_text(encoding="utf-8").split("\n## For the teacher")[0] + "\n", encoding="utf-8")
     there = folder / "tests" / "assignments"
     there.mkdir(parents=True)
     shutil.copyfile(HOME / "tests" / "conftest.py", folder / "tests" / "conftest.py")
@@ -100,8 +103,6 @@ def main(arguments):
         refuse("name the folder to make, as in: python tests/assignments/blank.py homework")
     for_class = "--for-class" in arguments[1:]
     folder, chosen = Path(arguments[0]), set(arguments[1:]) - {"--for-class"} or numbers
-    if for_class and chosen != numbers:
-        refuse("--for-class leaves all exercises out; give no numbers with it")
     if not chosen <= numbers:
         refuse(f"there is no exercise {min(chosen - numbers)}; they are 1 to 10")
     if folder.name.startswith("-"):
@@ -115,7 +116,7 @@ def main(arguments):
     except OSError as fault:
         refuse(f"the lab could not be copied to {folder}: {fault}")
     for exercise, file, name, hint in BODIES:
-        if str(exercise) in chosen:
+        if str(exercise) in chosen or (for_class and file == "solutions.py"):
             leave_out(folder / file, exercise, name, hint)
     sheet = json.loads((folder / "experiments.json").read_text(encoding="utf-8"))
     sheet |= {exercise: blank for exercise, blank in EXPERIMENTS.items() if exercise in chosen}

@@ -4,8 +4,9 @@
     python tests/assignments/grade.py ONE/ --out results.json             one student, in Gradescope's form
 
 A submission is the folder that blank.py made, or the changed files of it alone. Each exercise is graded in a process of
-its own, with a time limit: in a fresh lab that has our answers to all other exercises, so that no mistake counts twice.
-The points of a group are given when all of its tests pass. What is not reported counts as nothing.
+its own, with a time limit, in a fresh lab that has our answers to all other exercises: a mistake in one function costs
+its own exercise, and a file that Python cannot read the exercises of that file. The points of a group are given when all
+of its tests pass. A test that is not reported counts as failed.
 
 Sizes and seeds are drawn anew at each call; --seed N, which is printed, draws the same again. The answers run as programs
 on this machine: grade on one that holds nothing of value, or in a container, as with any autograder.
@@ -13,6 +14,7 @@ on this machine: grade on one that holds nothing of value, or in a container, as
 
 import argparse
 import ast
+import contextlib
 import csv
 import json
 import os
@@ -52,6 +54,7 @@ GROUPS = [
     (10, 8, "the graph in the weights", ["test_the_graph"]),
 ]
 EXERCISES = range(1, 11)
+FILES = {file for _, file, *_ in blank.BODIES} | {"experiments.json"}  # that a submission may hold
 
 
 def grader_of(exercise):
@@ -68,7 +71,7 @@ def graft(theirs, ours, exercise, file):
     Raises: SyntaxError when theirs is no Python.
     """
     their_tree, our_tree = ast.parse(theirs, file), ast.parse(ours)
-    lines, our_lines, changes = theirs.splitlines(), ours.splitlines(), []
+    lines, our_lines, changes = theirs.split("\n"), ours.split("\n"), []
     for other, where, name, _ in blank.BODIES:
         if where == file and other != exercise:
             try:
@@ -79,7 +82,7 @@ def graft(theirs, ours, exercise, file):
             changes.append((first, old.end_lineno, our_lines[end - 1 : new.end_lineno]))
     for first, last, body in sorted(changes, reverse=True):
         lines[first - 1 : last] = body
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines)
 
 
 def lay_out(submission, exercise, lab):
@@ -91,18 +94,20 @@ def lay_out(submission, exercise, lab):
             blank.leave_out(lab / file, exercise, name, hint)
     files = {file for other, file, *_ in blank.BODIES if other == exercise and (submission / file).is_file()}
     for file in files:
-        theirs = (submission / file).read_text(encoding="utf-8")
+        theirs = (submission / file).read_text(encoding="utf-8-sig")  # some editors begin with a mark
         (lab / file).write_text(graft(theirs, (lab / file).read_text(encoding="utf-8"), exercise, file), encoding="utf-8")
     if str(exercise) in blank.EXPERIMENTS:
         sheet[str(exercise)] = blank.EXPERIMENTS[str(exercise)]
         if (submission / "experiments.json").is_file():
             try:
-                sheet |= json.loads((submission / "experiments.json").read_text(encoding="utf-8"))
-            except ValueError as fault:
-                raise ValueError(f"experiments.json is no JSON: {fault}") from None
-        if exercise == 7:  # a run may need the student's own network
+                sheet |= json.loads((submission / "experiments.json").read_text(encoding="utf-8-sig"))
+            except (ValueError, TypeError, RecursionError) as fault:
+                raise ValueError(f"experiments.json is not as it was handed out: {fault}") from None
+        if exercise == 7:  # a run may need the student's own network; what Python cannot read, it cannot need
             for path in submission.glob("*.py"):
-                shutil.copyfile(path, lab / path.name)
+                with contextlib.suppress(SyntaxError, ValueError):
+                    ast.parse(path.read_text(encoding="utf-8-sig"))
+                    shutil.copyfile(path, lab / path.name)
         if (submission / "runs").is_dir():
             shutil.copytree(submission / "runs", lab / "runs", symlinks=True)
         (lab / "experiments.json").write_text(json.dumps(sheet), encoding="utf-8")
@@ -118,10 +123,11 @@ def run_tests(files, lab, seed, time_limit, *options):
     Returns: its output, a string, or None when the time was over.
     """
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-q", "--tb=short", *map(str, files)]
+    command += ["-c", str(blank.HOME / "pytest.ini"), "--rootdir", str(blank.HOME)]
     command += ["--student", str(lab), *map(str, options)]
     environment = os.environ | {"GRADER_SEED": str(seed), "PYTHONDONTWRITEBYTECODE": "1", "PYTHONHASHSEED": "0"}
     process = subprocess.Popen(
-        command, cwd=blank.HOME, env=environment, text=True, errors="replace", start_new_session=True,
+        command, cwd=lab.parent, env=environment, text=True, errors="replace", start_new_session=True,
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )
     try:
@@ -129,13 +135,14 @@ def run_tests(files, lab, seed, time_limit, *options):
     except subprocess.TimeoutExpired:
         return None
     finally:
-        if hasattr(os, "killpg"):
-            try:
+        with contextlib.suppress(OSError):
+            if os.name == "posix":
                 os.killpg(process.pid, signal.SIGKILL)
-            except (ProcessLookupError, PermissionError):
-                pass
+            else:
+                subprocess.run(["taskkill", "/T", "/F", "/PID", str(process.pid)], capture_output=True)
         process.kill()
-        process.communicate()
+        with contextlib.suppress(subprocess.TimeoutExpired):  # what has fled may hold the output open
+            process.communicate(timeout=5)
 
 
 def outcomes_of(report):
@@ -172,14 +179,14 @@ def grade_exercise(submission, exercise, tests, seed, time_limit):
     """Grade one exercise of one submission. Returns: a list of (points, most, title, note), one a group."""
     groups = [group[1:] for group in GROUPS if group[0] == exercise]
     nothing = lambda note: [(0, most, title, note) for most, title, _ in groups]
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         lab, report = Path(folder, "lab"), Path(folder, f"{secrets.token_hex(8)}.xml")
         try:
             lay_out(submission, exercise, lab)
         except SyntaxError as fault:
             return nothing(f"{fault.filename}, line {fault.lineno}: {fault.msg}")
-        except (OSError, ValueError) as fault:
-            return nothing(str(fault))
+        except (OSError, ValueError, RecursionError, MemoryError) as fault:
+            return nothing(f"{type(fault).__name__}: {fault}"[:300])
         files = [grader_of(exercise), HERE / "must_fail.py"]
         output = run_tests(files, lab, seed, time_limit, f"--junitxml={report}")
         outcomes = outcomes_of(report)
@@ -206,6 +213,9 @@ def grade_exercise(submission, exercise, tests, seed, time_limit):
 
 def grade(submission, tests, seed, time_limit):
     """Grade one submission. Returns: {exercise: as from grade_exercise}."""
+    if not any((submission / file).is_file() for file in FILES):
+        inner = [path for path in submission.iterdir() if path.is_dir() and not path.name.startswith((".", "_"))]
+        submission = inner[0] if len(inner) == 1 else submission  # a folder in the folder, as archives have it
     return {e: grade_exercise(submission, e, tests[e], seed, time_limit) for e in EXERCISES}
 
 
@@ -237,6 +247,8 @@ def write_whole(path, text):
 
 
 def main(argv=None):
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")
     parser = argparse.ArgumentParser(
         prog="grade.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -250,9 +262,9 @@ def main(argv=None):
         refuse(f"{given.submissions} is no folder; give one that holds submissions")
     if given.out.suffix not in (".csv", ".json") or given.out.is_dir() or not given.out.resolve().parent.is_dir():
         refuse(f"--out {given.out} must be a file that ends in .csv, or in .json, in a folder that is there")
-    files = {file for _, file, *_ in blank.BODIES} | {"experiments.json"}
-    one = any((given.submissions / file).is_file() for file in files)
-    folders = [given.submissions] if one else sorted(path for path in given.submissions.iterdir() if path.is_dir())
+    one = any((given.submissions / file).is_file() for file in FILES)
+    folders = [path for path in given.submissions.iterdir() if path.is_dir()]
+    folders = [given.submissions] if one else sorted(path for path in folders if not path.name.startswith((".", "__")))
     if not folders:
         refuse(f"{given.submissions} holds no folder; each submission is one")
     if given.out.suffix == ".json" and not one:
@@ -267,11 +279,15 @@ def main(argv=None):
         if given.out.suffix == ".json":
             write_whole(given.out, json.dumps(gradescope(graded), indent=1) + "\n")
             return
-        with open(f"{given.out}.tmp", "w", newline="", encoding="utf-8") as file:  # whole after each submission
+        # Whole after each submission. The mark at its start tells Excel that it is UTF-8.
+        with open(f"{given.out}.tmp", "w", newline="", encoding="utf-8-sig", errors="backslashreplace") as file:
             writer = csv.DictWriter(file, rows[0].keys())
             writer.writeheader()
             writer.writerows(rows)
-        os.replace(f"{given.out}.tmp", given.out)
+        try:
+            os.replace(f"{given.out}.tmp", given.out)
+        except OSError as fault:  # such as a spreadsheet that has it open
+            refuse(f"{given.out} cannot be replaced ({fault.strerror}); the grades so far are in {given.out}.tmp")
 
 
 def refuse(message):

@@ -41,7 +41,10 @@ def evaluate_again(folder, name, exercise):
     assert (folder / name / "ckpt.pt").is_file(), f"exercise {exercise}: {name} has no ckpt.pt; hand it in with the log"
     lab = folder if exercise == 7 else HOME  # in exercise 7, the network may be the student's
     command = [sys.executable, "train.py", "--resume", folder / name, "--eval_only", "--threads", "1", "--device", "cpu"]
-    done = subprocess.run(command, cwd=lab, capture_output=True, text=True)
+    try:
+        done = subprocess.run(command, cwd=lab, capture_output=True, text=True, timeout=120)
+    except subprocess.TimeoutExpired:
+        raise AssertionError(f"exercise {exercise}: evaluating ckpt.pt of {name} took longer than two minutes") from None
     assert done.returncode == 0, f"exercise {exercise}: ckpt.pt of {name} cannot be evaluated: {done.stderr.strip()[-200:]}"
     rows = [line.split() for line in done.stdout.splitlines()[1:]]
     return {row[0]: [float(n.rstrip("%")) / 100 for n in row[1:] if n.endswith("%")] for row in rows if row}
