@@ -22,7 +22,7 @@ def load(folder):
     Returns: the model; s, the run's settings; files, as from graph_files.read_files.
     Raises: ValueError, OSError.
     """
-    given = {"resume": folder, "eval_only": True, "device": "cpu"}
+    given = {"resume": folder, "eval_only": True, "device": "cpu", "scan": "auto"}
     s, files, checkpoint = flags.settle(given)
     model = train.make_model(s)
     run_folder.restore(checkpoint, model)

@@ -17,8 +17,16 @@ def make_output_safe():
         sys.stdout.reconfigure(errors="backslashreplace")
 
 
-def refuse(message, program="train.py"):
+def started():
+    """The name of the script that was started: train.py, or one of beyond/."""
+    name = os.path.basename(sys.argv[0])
+    beyond = os.path.join(os.path.dirname(os.path.dirname(__file__)), "beyond", name)
+    return name if name.endswith(".py") and os.path.exists(beyond) else "train.py"
+
+
+def refuse(message, program=None):
     """Say in one sentence what cannot be done, and end with exit status 2."""
+    program = program or started()
     if os.environ.get("LOCAL_RANK", "0") == "0":  # torchrun's other processes say the same
         print(f"{program}: {message}", file=sys.stderr)
     sys.exit(2)
@@ -45,7 +53,7 @@ def parse(argv, doc):
     """
     summary, examples = doc.split("\n\n")[:2]
     parser = argparse.ArgumentParser(
-        prog="train.py",
+        prog=started(),
         description=f"{summary}\n\n{examples}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         argument_default=argparse.SUPPRESS,

@@ -9,20 +9,21 @@ import torch
 
 import data
 from plumbing import pretrained
-from plumbing.command_line import defaults_for, refuse
+from plumbing.command_line import defaults_for, refuse, started
 from plumbing.graph_files import FILES, read_files
 from plumbing.processes import check_device
 from plumbing.run_folder import load_checkpoint
 
 # What may differ from the checkpoint's settings; the graph files may have moved, too.
-MAY_CHANGE_ON_RESUME = ("steps", "eval_every", "device", "compile", "threads")
-MAY_CHANGE_FOR_EVALUATION = ("n_test", "test_file", "device", "dtype", "threads")
+MAY_CHANGE_ON_RESUME = ("steps", "eval_every", "device", "compile", "threads", "scan")
+MAY_CHANGE_FOR_EVALUATION = ("n_test", "test_file", "device", "dtype", "threads", "scan")
 MAY_BE_0 = ("n_train", "warmup", "seed", "threads")
 
 
 @contextlib.contextmanager
-def one_sentence_for_faults(given=(), program="train.py"):
+def one_sentence_for_faults(given=(), program=None):
     """Run the body; end the program with one sentence for a fault that the user can mend."""
+    program = program or started()
     try:
         yield
         sys.stdout.flush()
@@ -137,9 +138,10 @@ def check_idea(s):
     asked = [f"--{name}" for name in ("reverse", "only_difficult", "init_from") if getattr(s, name)]
     asked += [f"--objective {s.objective}"] * (s.objective != "next")
     asked += [f"--model {s.model}"] * (s.model != "gpt")
+    asked += ["torchrun"] * (os.environ.get("WORLD_SIZE", "1") != "1")
     if asked:
         raise ValueError(
-            f"{asked[-1]} does not go with {s.idea}.py, which trains the GPT on targets of its own;"
+            f"{asked[0]} does not go with {s.idea}.py, which trains the GPT on targets of its own;"
             " leave it out"
         )
 
@@ -160,7 +162,10 @@ def settle(given, idea="train"):
         checkpoint = load_checkpoint(given["resume"], types)
         trained = checkpoint["settings"]["idea"]
         if trained != idea:
-            raise ValueError(f"{given['resume']} was trained by {trained}.py; resume it by that")
+            script = "train.py" if trained == "train" else f"beyond/{trained}.py"
+            raise ValueError(
+                f"{given['resume']} was trained by {script}; only that can go on with it"
+            )
         s, files = settle_resumed(given, checkpoint)
     else:
         checkpoint = None

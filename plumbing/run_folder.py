@@ -125,11 +125,9 @@ def print_measurements(step, measured, s):
         f" it had not seen (difficult: chance is {1 / s.deg:.1%})"
     )
     for name, value in measured.items():
-        if name == "margin":
-            print(f"{name:<18} {value:7.3f} nats")
-        else:
-            shares = value if isinstance(value, list) else [value]
-            print(f"{name:<18}", *(f"{share:7.2%}" for share in shares))
+        numbers = value if isinstance(value, list) else [value]
+        form = {"margin": "{:7.3f} nats", "decoding_order": "{:7.2f}"}.get(name, "{:7.2%}")
+        print(f"{name:<18}", *map(form.format, numbers))
 
 
 def run_name(s):

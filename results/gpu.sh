@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Everything that a GPU must show, in one command and within nine minutes; results/gpu.py says what.
+# What a GPU must show, in one command and within about nine minutes; results/gpu.py says what.
 #     bash results/gpu.sh             on a machine with one GPU; needs no network
 #     bash results/gpu.sh --quick     the same steps on a CPU, with Triton's interpreter and tiny models
 set -euo pipefail

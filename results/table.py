@@ -98,12 +98,14 @@ def idea_table(runs):
     ideas = [run for run in runs if run["s"].get("idea", "train") != "train"]
     graphs, seeds = {run["graph"] for run in ideas}, {run["s"]["seed"] for run in ideas}
     plain = [r for r in runs if r not in ideas and r["graph"] in graphs and r["s"]["seed"] in seeds]
+    plain = [r for r in plain if r["s"]["model"] == "gpt"]
     kinds = {}
     for run in [run for run in plain if not is_variation(run)] + ideas:
         idea = run["s"].get("idea", "train")
         kinds.setdefault(run["s"]["objective"] if idea == "train" else idea, []).append(run)
+    kinds = {name: kinds[name] for name in sorted(kinds, key=lambda n: (n not in OBJECTIVES, n))}
     speed = {
-        name: median(r["tokens_per_second"] for run in group for r in run["log"][1:])
+        name: median(r["tokens_per_second"] or 0 for run in group for r in run["log"][1:])
         for name, group in kinds.items()
     }
     columns = ["trained by", "seeds", "exact match", "difficult token", "cheat rate"]
@@ -159,14 +161,19 @@ def gpu_table(path):
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         try:
             row = json.loads(line)
+            if row.get("card", "").startswith("no GPU"):
+                raise ValueError
             names = "name", "method", "dtype", "model", "sizes", "card"
             what = ", ".join(str(row[name]) for name in names if name in row)
             rest = {name: value for name, value in row.items() if name not in ("part", *names)}
             shown = (f"{value:,.4g}" if isinstance(value, float) else value for value in rest.values())
             measured = ", ".join(f"{name} {value}" for name, value in zip(rest, shown))
+            measured = " ".join(measured.replace("|", "/").split())
             lines.append(f"| {row['part']} | {what} | {measured} |")
         except (ValueError, KeyError, TypeError):
-            raise ValueError(f"{path}, line {number}, is damaged; run gpu.sh again") from None
+            raise ValueError(
+                f"{path}, line {number}, is damaged or was made by --quick; run gpu.sh again"
+            ) from None
     return "\n".join(lines)
 
 
@@ -200,7 +207,8 @@ def main():
         put_into(results / "README.md", GPU, gpu_table(results / "gpu.json"))
         put_into(HOME / "beyond" / "README.md", IDEAS, idea_table(runs))
     else:
-        print(f"{table(runs)}\n\n{bench}\n\n{table(runs, FIRST_PAGE)}\n\n{idea_table(runs)}")
+        tables = table(runs), bench, table(runs, FIRST_PAGE), idea_table(runs)
+        print(*tables, gpu_table(results / "gpu.json"), sep="\n\n")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,9 @@
 import importlib
 import json
 import math
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -10,7 +13,7 @@ import torch
 import data
 import train
 from beyond import belief_state, diffusion, hybrid, masked, next_latent, scratchpad, token_order
-from helpers import TINY, lines, refusal, settings
+from helpers import HOME, TINY, lines, refusal, settings
 
 IDEAS = [belief_state, hybrid, token_order, next_latent, scratchpad, masked, diffusion]
 N, L = 12, 4
@@ -194,7 +197,19 @@ def test_each_trains_by_the_one_loop_resumes_and_refuses_what_it_cannot_do(tmp_p
     capsys.readouterr()
     train.main(["--resume", str(tmp_path / "whole"), "--eval_only"], idea=idea)
     assert "accuracy" in capsys.readouterr().out
-    assert "was trained by" in refusal(capsys, "--resume", tmp_path / "whole", tiny=[])
+    assert "was trained by beyond/" in refusal(capsys, "--resume", tmp_path / "whole", tiny=[])
     with pytest.raises(SystemExit) as end:
         run("--teacherless", "--out_dir", tmp_path / "no")
     assert end.value.code == 2 and "--objective teacherless does not go with" in capsys.readouterr().err
+
+
+def test_a_script_of_beyond_speaks_in_its_own_name(tmp_path):
+    for words, sentence in ((["--help"], "usage: masked.py"), (["--reverse"], "masked.py: --reverse does not go with masked.py")):
+        command = [sys.executable, "beyond/masked.py", *words, "--out_dir", str(tmp_path / "r")]
+        done = subprocess.run(command, cwd=HOME, capture_output=True, text=True)
+        assert sentence in done.stdout + done.stderr and done.returncode == (0 if words == ["--help"] else 2)
+    environment = os.environ | {"WORLD_SIZE": "2"}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "environ", environment)
+        with pytest.raises(ValueError, match="torchrun does not go with"):
+            masked.make_model(settings(idea="masked"))
