@@ -1,7 +1,7 @@
 """The task: find the one path through a star-shaped graph (Bachmann & Nagarajan 2024, section 4).
 
 A path-star graph G(d, l) has one start node, from which d arms leave. Each arm is a path of l
-nodes, counted with the start. Every graph has new random labels, so there is nothing to memorise:
+nodes, counting the start. Every graph has new random labels, so there is nothing to memorise:
 
       ┌─> 7 ─> 9      prefix   3 5 | 7 9 | 5 2 | 3 7 / 3 9 =     shuffled edges, start, goal
     3 ┤               target   3 7 9                             the path from start to goal

@@ -8,7 +8,7 @@ results/LOG.md. This file imports nothing, so that --help need not wait for PyTo
 SETTINGS = {
     "the task": dict(
         deg=({"gpt": 2, "mamba": 3}, "arms that leave the start node"),
-        path_len=({"gpt": 5, "mamba": 4}, "nodes of an arm, counted with the start"),
+        path_len=({"gpt": 5, "mamba": 4}, "nodes of an arm, counting the start"),
         num_nodes=({"gpt": 20, "mamba": 50}, "node labels to draw from; the paper has 50"),
         n_train=(0, "graphs in a fixed training set (the paper: 200000); 0: fresh ones each step"),
         n_test=(0, "unseen graphs to evaluate on; 0: 2000, or all that --test_file has"),

@@ -2,8 +2,9 @@
 
     python beyond/diffusion.py [train.py's flags]
 
-Training is that of masked.py, with the weight 1 / share hidden that makes the loss a bound on the
-likelihood (Sahoo et al. 2024, arXiv 2406.07524; Nie et al. 2025, arXiv 2502.09992, equation 3).
+Training is that of masked.py, with the weight 1 / t, where t is the probability with which each
+token of a graph was hidden. It makes the loss a bound on the likelihood (Sahoo et al. 2024, arXiv
+2406.07524; Nie et al. 2025, arXiv 2502.09992); here it is at most 20, and the bound not exact.
 What differs is decoding: from a path of holes, in each pass the token of which the model is surest
 is written, until none is left. Nobody tells the model in which order, and the order shows what it
 knows:

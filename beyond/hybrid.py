@@ -2,7 +2,7 @@
 
     python beyond/hybrid.py [train.py's flags]
 
-"Roll the dice & look before you leap" (arXiv 2504.15266, section 3) trains one model on both:
+"Roll the dice & look before you leap" (arXiv 2504.15266) trains one model on both:
 
     even steps   inputs   … s g =  $  $  $     nothing is revealed: a signal about the plan
                  targets         s  a  b  g
@@ -10,7 +10,8 @@
                  targets         s  a  b  g    its own tokens, and is decoded so
 
 The question is whether the first step of the second kind profits from the plan that the first kind
-teaches: `=` sees the same tokens in both, but the place after it does not.
+teaches: `=` sees the same tokens in both, but the position after it does not. A step costs what it
+costs in train.py.
 """
 
 import sys

@@ -6,13 +6,14 @@ TOP (arXiv 2508.19228, section 3) keeps next-token prediction and adds one linea
 next token is the first of `a b g`, its target is a distribution over the vocabulary that falls off
 with the distance to a token's next occurrence:
 
-    inputs            … s g =  s      the place that sees only s must name a first,
-    next              a               then b, then g: only the plan tells them from
-    order   softmax of a: W, b: W - 1, g: W - 2, others: minus infinity         the other arm's
+    inputs            … s g =  s
+    next              a
+    order             softmax of the scores a: W, b: W - 1, g: W - 2, others: minus infinity
 
-W is the window, here the path's length. The loss is next-token's cross-entropy plus this one's,
-with equal weight; the head is dropped at decoding. As in the authors' path-star experiments, it is
-applied to the path only. A linear head: next to no cost a step.
+So the place that sees only s must tell the nodes of its arm from the other arm's. W is the window,
+here the path's length. The loss is next-token's cross-entropy plus this one's, with equal weight;
+the head is dropped at decoding. As in the authors' path-star experiments, it is applied to the
+path only. A linear head: next to no cost a step.
 """
 
 import sys
@@ -42,7 +43,7 @@ def order_targets(path, vocab_size):
     """For each token of the path, which tokens come from there on, and how soon.
 
     Arguments: path (B, l), int64, without repeats. Returns: (B, l, V), float; each row is a
-    distribution (equation 3 of the paper).
+    distribution.
     """
     B, l = path.shape
     place = torch.arange(l, device=path.device)
