@@ -327,6 +327,17 @@ def draw(runs, graph):
     return pictures
 
 
+def save(figures, folder):
+    """Write figures, {name: Figure}, as PNG and SVG. Raises: OSError."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, fig in figures.items():
+        for kind, more in ("png", {"dpi": 150}), ("svg", {"metadata": {"Date": None}}):
+            half = folder / f"{name}.{kind}.tmp"  # a picture is written whole or not at all
+            fig.savefig(half, format=kind, **more)
+            os.replace(half, half.with_suffix(""))
+        say(f"drew {folder / name}.png and .svg")
+
+
 def main(argv=None):
     parser = argparse.ArgumentParser("plot.py", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -339,13 +350,7 @@ def main(argv=None):
         runs = find_runs(args.folders or glob.glob("results"))
         if args.folders and not runs:
             raise ValueError(f"there is no run in {' '.join(args.folders)}; run: python train.py")
-        for name, fig in draw(runs, args.graph).items():
-            args.out.mkdir(parents=True, exist_ok=True)
-            for kind, more in ("png", {"dpi": 150}), ("svg", {"metadata": {"Date": None}}):
-                half = args.out / f"{name}.{kind}.tmp"  # a picture is written whole or not at all
-                fig.savefig(half, format=kind, **more)
-                os.replace(half, half.with_suffix(""))
-            say(f"drew {args.out / name}.png and .svg")
+        save(draw(runs, args.graph), args.out)
     except (ValueError, OSError) as fault:
         parser.error(fault)
     except KeyboardInterrupt:

@@ -213,3 +213,15 @@ def test_a_script_of_beyond_speaks_in_its_own_name(tmp_path):
         patch.setattr(os, "environ", environment)
         with pytest.raises(ValueError, match="torchrun does not go with"):
             masked.make_model(settings(idea="masked"))
+
+
+def test_ideas_are_drawn_beside_next_token_prediction(tmp_path, capsys):
+    from beyond import draw_ideas
+
+    for name, idea in (("next", train), ("masked", masked), ("hybrid", hybrid)):
+        train.main([*TINY, "--steps", "2", "--eval_every", "1", "--out_dir", str(tmp_path / name)], idea=idea)
+    draw_ideas.main([str(tmp_path), "--out", str(tmp_path / "figures")])
+    assert (tmp_path / "figures" / "ideas.png").stat().st_size > 10_000
+    with pytest.raises(SystemExit) as end:
+        draw_ideas.main([str(tmp_path / "next")])
+    assert end.value.code == 2 and "there is no run of an idea" in capsys.readouterr().err
