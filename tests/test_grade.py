@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+import train
+
 GRADERS = Path(__file__).resolve().parent / "assignments"
 sys.path.insert(0, str(GRADERS))
 import blank  # noqa: E402
@@ -21,7 +23,7 @@ def tests():
 def points(submission, exercise, tests, time_limit=120):
     """The points of each group, and the notes joined."""
     graded = grade.grade_exercise(submission, exercise, tests[exercise], 5, time_limit)
-    return [group[0] for group in graded], " ".join(group[3] for group in graded)
+    return [group[0] for group in graded], " ".join(group[3] for group in graded).strip()
 
 
 def test_the_points_are_a_hundred_and_every_test_counts(tests):
@@ -152,6 +154,39 @@ def test_tricks_earn_nothing(tmp_path, tests, trick):
     assert sentence in note and min(got) == 0
     if exercise not in (4, 10, 6, 5):  # which have groups that the trick leaves alone
         assert sum(got) == 0
+
+
+@pytest.mark.slow
+def test_runs_are_measured_again_from_their_checkpoints(tmp_path, tests):
+    """A student's own two runs earn the points of exercise 6; a log that was touched up does not."""
+    blank.copy_lab(tmp_path / "one")
+    sheet = json.loads((tmp_path / "one" / "experiments.json").read_text(encoding="utf-8"))
+    for objective in ("next", "multi"):
+        folder = tmp_path / "one" / "runs" / objective
+        tiny = "--path_len 4 --num_nodes 12 --n_layer 2 --n_embd 16 --n_head 2 --steps 40 --eval_every 20 --n_test 1000"
+        train.main([*tiny.split(), "--objective", objective, "--out_dir", str(folder)])
+        sheet["6"]["runs"][objective] = f"runs/{objective}"
+        sheet["6"]["measured"][objective] = json.loads((folder / "log.jsonl").read_text().splitlines()[-1])["cheat_rate"]
+    (tmp_path / "one" / "experiments.json").write_text(json.dumps(sheet))
+    assert points(tmp_path / "one", 6, tests) == ([6, 4], "")
+
+    log = tmp_path / "one" / "runs" / "next" / "log.jsonl"
+    *before, last = log.read_text().splitlines()
+    sheet["6"]["measured"]["next"] = 0.9
+    log.write_text("\n".join([*before, json.dumps(json.loads(last) | {"cheat_rate": 0.9})]) + "\n")
+    (tmp_path / "one" / "experiments.json").write_text(json.dumps(sheet))
+    got, note = points(tmp_path / "one", 6, tests)
+    assert got == [6, 0] and "ckpt.pt says another rate" in note
+    (log.parent / "ckpt.pt").unlink()
+    got, note = points(tmp_path / "one", 6, tests)
+    assert got == [6, 0] and "has no ckpt.pt" in note
+
+
+def test_a_folder_with_nothing_in_it_says_so_at_once(tmp_path):
+    (tmp_path / "empty").mkdir()
+    graded = grade.grade(tmp_path / "empty", {}, 1, 10)
+    assert sum(most for groups in graded.values() for _, most, _, _ in groups) == 100
+    assert all("none of the files" in note for groups in graded.values() for *_, note in groups)
 
 
 def test_sizes_are_drawn_anew(monkeypatch):

@@ -216,6 +216,9 @@ def grade(submission, tests, seed, time_limit):
     if not any((submission / file).is_file() for file in FILES):
         inner = [path for path in submission.iterdir() if path.is_dir() and not path.name.startswith((".", "_"))]
         submission = inner[0] if len(inner) == 1 else submission  # a folder in the folder, as archives have it
+    if not any((submission / file).is_file() for file in FILES):
+        note = "the folder holds none of the files that are handed in"
+        return {e: [(0, most, title, note) for e2, most, title, _ in GROUPS if e2 == e] for e in EXERCISES}
     return {e: grade_exercise(submission, e, tests[e], seed, time_limit) for e in EXERCISES}
 
 
