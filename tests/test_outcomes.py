@@ -1,4 +1,4 @@
-"""What the lab is for: the objectives part ways, with the defaults but for fewer steps, in minutes.
+"""What the lab is for: the objectives part ways, in fewer steps than the defaults, in minutes.
 
 The seed is one that no setting was chosen on, and the bounds are wider than what was measured
 (results/README.md).
