@@ -189,6 +189,21 @@ def test_blank_refuses(tmp_path, capsys, monkeypatch, words, message):
     assert [path.name for path in tmp_path.rglob("*")] == ["full", "mine.txt"]
 
 
+@pytest.mark.parametrize("text, sentence", [
+    ('{"6": {"predicted": {"next": 0,5}}}', "experiments.json cannot be read"),
+    ('{"7": {}}', "experiments.json lacks '6'"),
+    ('{"6": {"predicted": {"next": 0.5, "multi": 0.5}}}', "experiments.json lacks 'why'"),
+])
+def test_a_sheet_that_cannot_be_read_is_one_sentence(tmp_path, text, sentence):
+    blank.copy_lab(tmp_path / "student")
+    (tmp_path / "student" / "experiments.json").write_text(text, encoding="utf-8")
+    grader = GRADERS / "test_6_cheat_rate.py"
+    answer = python("-m", "pytest", "-q", grader, "-k", "prediction", "--student", tmp_path / "student")
+    said = [line for line in answer.stdout.splitlines() if sentence in line]
+    assert answer.returncode == 1 and said and "Traceback" not in answer.stdout
+    assert len(answer.stdout.strip().splitlines()) < 12
+
+
 def test_a_folder_that_cannot_be_graded_is_one_sentence(tmp_path):
     (tmp_path / "empty").mkdir()
     spec = importlib.util.spec_from_file_location("graders_conftest", GRADERS / "conftest.py")

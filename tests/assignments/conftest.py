@@ -32,6 +32,8 @@ def pytest_configure(config):
             importlib.import_module(name)
         except Exception as fault:
             raise pytest.UsageError(f"{folder / name}.py cannot be imported: {type(fault).__name__}: {fault}") from None
+    if config.option.tbstyle == "auto":
+        config.option.tbstyle = "line"  # a failure is one line; --tb=short shows where it happened
 
 
 def student_folder(config):
@@ -43,5 +45,17 @@ def answers(request):
     """experiments.json of whoever is graded, and the folder that the runs named in it are relative to."""
     student = request.config.getoption("--student")
     folder = student_folder(request.config) if student else HERE
-    text = (folder / "experiments.json").read_text(encoding="utf-8")
-    return json.loads(text), folder if student else HOME
+    try:
+        text = (folder / "experiments.json").read_text(encoding="utf-8-sig")
+        return json.loads(text, object_hook=Sheet), folder if student else HOME
+    except (OSError, ValueError) as fault:
+        pytest.fail(f"experiments.json cannot be read: {fault}", pytrace=False)
+    except RecursionError:
+        pytest.fail("experiments.json cannot be read: it is nested too deeply", pytrace=False)
+
+
+class Sheet(dict):
+    """A part of experiments.json; what it lacks is said in one sentence."""
+
+    def __missing__(self, key):
+        pytest.fail(f"experiments.json lacks {key!r}; blank.py makes it with all names", pytrace=False)
