@@ -54,8 +54,10 @@ def table(runs, columns=COLUMNS):
 
 
 def share_of(values):
-    """The median of some shares, with the lowest in brackets."""
-    return f"{median(values):.1%}" + (f" ({min(values):.1%})" if len(values) > 1 else "")
+    """The median of some shares, with the lowest in brackets; of two, both."""
+    if len(values) < 3:
+        return ", ".join(f"{value:.1%}" for value in sorted(values, reverse=True))
+    return f"{median(values):.1%} ({min(values):.1%})"
 
 
 def row(kind, runs):
@@ -103,7 +105,7 @@ def idea_table(runs):
     for run in [run for run in plain if not is_variation(run)] + ideas:
         idea = run["s"].get("idea", "train")
         kinds.setdefault(run["s"]["objective"] if idea == "train" else idea, []).append(run)
-    kinds = {name: kinds[name] for name in sorted(kinds, key=lambda n: (n not in OBJECTIVES, n))}
+    kinds = {n: kinds[n] for n in sorted(sorted(kinds), key=lambda n: (*OBJECTIVES, n).index(n))}
     speed = {
         name: median(r["tokens_per_second"] or 0 for run in group for r in run["log"][1:])
         for name, group in kinds.items()

@@ -74,7 +74,7 @@ def test_runs_that_differ_in_more_than_the_seed_have_rows_of_their_own():
     ]  # fmt: skip
     assert [row[4] for row in rows] == ["2"] + ["1"] * 7
     # Where only the first step is trained, it is measured after the true start.
-    assert [row[8] for row in rows[:4]] == ["25.0% (25.0%)", "25.0%", "25.0%", "75.0%"]
+    assert [row[8] for row in rows[:4]] == ["25.0%, 25.0%", "25.0%", "25.0%", "75.0%"]
 
 
 def test_ideas_stand_beside_the_objectives_that_saw_the_same_graphs():
@@ -86,8 +86,8 @@ def test_ideas_stand_beside_the_objectives_that_saw_the_same_graphs():
     runs += [made(11, [0, 0.2, 1], 50, idea="hybrid"), made(12, [0, 0.995, 0.98], 50, idea="hybrid")]
     runs += [made(11, [0, 1, 1], 100, graph=(3, 5, 20)), made(11, [0, 1, 1], 100, no_canon=True)]
     assert table.idea_table(runs).splitlines()[2:] == [
-        "| next | 2 | 45.0% (40.0%) | 45.0% (40.0%) |  |  | 1.0 |",
-        "| hybrid | 2 | 99.0% (98.0%) | 99.0% (98.0%) |  | 75 | 2.0 |",
+        "| next | 2 | 50.0%, 40.0% | 50.0%, 40.0% |  |  | 1.0 |",
+        "| hybrid | 2 | 100.0%, 98.0% | 100.0%, 98.0% |  | 75 | 2.0 |",
     ]
     assert "hybrid" not in table.table([run | {"log": [run["log"][-1] | dict(
         graphs=1, seconds=60, forced_accuracy=[1.0] * 5)]} for run in runs])
