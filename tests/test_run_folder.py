@@ -110,13 +110,13 @@ def test_a_narrow_terminal_gets_a_line_that_fits(monkeypatch, capsys):
 
 @pytest.mark.slow
 def test_a_run_killed_at_random_moments_can_always_be_resumed(tmp_path):
-    common = ["--steps", "1000", "--eval_every", "2"]
+    common = ["--steps", "500", "--eval_every", "2"]
     run(*common, "--out_dir", tmp_path / "whole")
     command, kills = [sys.executable, HOME / "train.py"], 0
     process = subprocess.Popen([*command, *TINY, *common, "--out_dir", tmp_path / "broken"], stdout=subprocess.DEVNULL)
     while not (tmp_path / "broken" / "ckpt.pt").exists():
         time.sleep(0.01)
-    for wait in torch.rand(50, generator=torch.Generator().manual_seed(0)).tolist():
+    for wait in torch.rand(20, generator=torch.Generator().manual_seed(0)).tolist():
         time.sleep(0.1 * wait)
         kills += process.poll() is None
         process.kill()
@@ -128,7 +128,7 @@ def test_a_run_killed_at_random_moments_can_always_be_resumed(tmp_path):
             if torch.load(tmp_path / "broken" / "ckpt.pt", weights_only=True)["step"] > before:
                 break
             time.sleep(0.01)
-    assert process.wait(timeout=120) == 0 and kills > 40
+    assert process.wait(timeout=120) == 0 and kills > 15
     assert_same_run(tmp_path / "whole", tmp_path / "broken")
 
 
