@@ -19,6 +19,12 @@ TINY = (
 ).split()
 
 
+def tiny_without(*names):
+    """TINY without some of its flags."""
+    pairs = [TINY[i : i + 2] for i in range(0, len(TINY), 2)]
+    return [word for flag, value in pairs if flag[2:] not in names for word in (flag, value)]
+
+
 def run(*flags, tiny=TINY):
     """Run train.py's command line in this process."""
     train.main([*tiny, *map(str, flags)])

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import data
-from helpers import TINY, lines, refusal, run, write_file
+from helpers import lines, refusal, run, tiny_without, write_file
 from plumbing.graph_files import parse_graph, read_graphs, write_graphs
 from test_data import PATH, PREFIX, SHAPES, check_graph_slowly, generator
 
@@ -30,7 +30,7 @@ def test_files_train_and_test_and_share_no_graph(tmp_path, capsys):
         2,
         "--out_dir",
         tmp_path / "r",
-        tiny=TINY[:6] + TINY[8:10] + TINY[12:],
+        tiny=tiny_without("deg", "path_len", "n_test"),
     )
     assert f"{train_file}: 10 of its 40 graphs are test graphs, and left out" in capsys.readouterr().out
     config = json.loads((tmp_path / "r" / "config.json").read_text())
@@ -42,7 +42,7 @@ def test_files_train_and_test_and_share_no_graph(tmp_path, capsys):
 
 def test_no_more_test_graphs_are_reported_than_the_file_has(tmp_path, capsys):
     file = write_file(tmp_path / "t.txt", *data.sample_graphs(30, 2, 4, 12, torch.Generator().manual_seed(9)))
-    run("--test_file", file, "--steps", 1, "--n_test", 5000, "--out_dir", tmp_path / "r", tiny=TINY[:10] + TINY[12:])
+    run("--test_file", file, "--steps", 1, "--n_test", 5000, "--out_dir", tmp_path / "r", tiny=tiny_without("n_test"))
     out = capsys.readouterr().out
     assert "has 30 graphs; all of them are used" in out and "Of 30 graphs" in out
     assert json.loads((tmp_path / "r" / "config.json").read_text())["n_test"] == 30
@@ -53,7 +53,7 @@ def test_a_moved_graph_file_is_taken_and_other_graphs_are_refused(tmp_path, caps
     graphs = data.sample_graphs(60, 2, 4, 12, torch.Generator().manual_seed(5))
     write_file(tmp_path / "train.txt", graphs[0][:40], graphs[1][:40])
     write_file(tmp_path / "test.txt", graphs[0][40:], graphs[1][40:])
-    free = TINY[:6] + TINY[8:10] + TINY[12:]
+    free = tiny_without("deg", "path_len", "n_test")
     common = ["--train_file", "train.txt", "--test_file", "test.txt", "--eval_every", 2]
     run(*common, "--steps", 4, "--out_dir", "whole", tiny=free)
     run(*common, "--steps", 2, "--out_dir", "broken", "--decay", 0.0, "--warmup", 0, tiny=free)
@@ -245,7 +245,7 @@ def test_letters_of_another_encoding_are_a_fault_of_their_line(tmp_path):
 def test_a_moved_test_file_is_taken_for_evaluation(tmp_path, capsys):
     graphs = data.sample_graphs(60, 2, 4, 12, torch.Generator().manual_seed(5))
     file = write_file(tmp_path / "test.txt", *graphs)
-    free = TINY[:6] + TINY[8:10] + TINY[12:]
+    free = tiny_without("deg", "path_len", "n_test")
     run("--test_file", file, "--steps", 1, "--out_dir", tmp_path / "r", tiny=free)
     file.rename(tmp_path / "moved.txt")
     capsys.readouterr()

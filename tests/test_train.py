@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 import data
 import train
-from helpers import DEFAULTS, TINY, assert_same_run, lines, refusal, run, settings, write_file
+from helpers import DEFAULTS, assert_same_run, lines, refusal, run, settings, tiny_without, write_file
 from plumbing import graph_files, run_folder
 
 
@@ -178,7 +178,7 @@ def printed(out):
 
 def test_a_checkpoint_is_evaluated_in_the_precision_it_was_trained_in(tmp_path, capsys):
     flags = ["--dtype", "bfloat16", "--teacherless", "--lr", 0.02, "--steps", 30, "--n_test", 400]
-    run(*flags, "--out_dir", tmp_path / "r", tiny=TINY[:10] + TINY[12:])
+    run(*flags, "--out_dir", tmp_path / "r", tiny=tiny_without("n_test"))
     measured = {}
     for dtype in ((), ("--dtype", "bfloat16"), ("--dtype", "float32")):
         capsys.readouterr()
