@@ -56,15 +56,18 @@ def batch_of(step, s, fixed, forbidden):
 # Model, optimisers and learning rate
 
 
-def make_model(s):
-    """The model that the settings describe, its initial weights drawn from the seed."""
+def make_model(s, more_tokens=0):
+    """The model that the settings describe, its initial weights drawn from the seed.
+
+    Arguments: more_tokens, room for longer sequences than the objectives have, for an idea.
+    """
     torch.manual_seed(s.seed)
     V = data.vocab_size(s.num_nodes)
     if s.model == "mamba":
         start = dict(mimetic=not s.no_mimetic, d_conv=4 if s.no_mimetic else 2)
         sizes = V, s.n_layer, s.n_embd
         return Mamba(MambaConfig(*sizes, **start, n_future=s.n_future, scan=s.scan))
-    T = data.prefix_length(s.deg, s.path_len) + s.path_len - 1
+    T = data.prefix_length(s.deg, s.path_len) + s.path_len - 1 + more_tokens
     parts = dict(n_future=s.n_future, canon=not s.no_canon, qk_norm=not s.no_qk_norm)
     return GPT(GPTConfig(V, T, s.n_layer, s.n_head, s.n_embd, **parts))
 

@@ -22,8 +22,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the lab
 import torch  # noqa: E402
 
 import train  # noqa: E402
-from beyond import masked  # noqa: E402
-from beyond.masked import holes, logits_of, loss_of, make_model  # noqa: E402, F401
+from beyond.masked import (  # noqa: E402, F401
+    forced_tokens,
+    holes,
+    logits_of,
+    loss_of,
+    make_model,
+    measure,
+)
 from evaluate import GRAPHS_AT_ONCE  # noqa: E402
 
 
@@ -55,11 +61,13 @@ def decode(model, prefix, length, num_nodes):
 @torch.no_grad()
 def evaluate(model, prefix, path, s):
     """As masked.evaluate, with this decoding. decoding_order: each token's mean pass, from 1 on."""
-    parts = [decode(model, p, s.path_len, s.num_nodes) for p in prefix.split(GRAPHS_AT_ONCE)]
-    written, order = (torch.cat(part) for part in zip(*parts))
-    forced = masked.evaluate(model, prefix, path, s)["forced_accuracy"]
-    measured = masked.measure(written, path, path) | {"forced_accuracy": forced}
-    return measured | {"decoding_order": order.double().mean(dim=0).tolist()}
+    parts = []
+    for p, q in zip(prefix.split(GRAPHS_AT_ONCE), path.split(GRAPHS_AT_ONCE)):
+        forced = forced_tokens(model, p, q, s.num_nodes)
+        parts.append((*decode(model, p, s.path_len, s.num_nodes), forced))
+    written, order, forced = (torch.cat(part) for part in zip(*parts))
+    mean_order = order.double().mean(dim=0).tolist()
+    return measure(written, forced, path) | {"decoding_order": mean_order}
 
 
 if __name__ == "__main__":

@@ -25,17 +25,13 @@ import torch.nn.functional as F  # noqa: E402
 import data  # noqa: E402
 import train  # noqa: E402
 from evaluate import GRAPHS_AT_ONCE  # noqa: E402
-from model_gpt import GPT  # noqa: E402
 from plumbing import flags, graph_files  # noqa: E402
 
 
 def make_model(s):
     """train.py's GPT with room for the path and its holes. Raises: ValueError for another model."""
     flags.check_idea(s)
-    model = train.make_model(s)
-    model.config.block_size += s.path_len + 1
-    torch.manual_seed(s.seed)
-    return GPT(model.config)
+    return train.make_model(s, more_tokens=s.path_len + 1)
 
 
 def holes(path, s, step):
@@ -78,16 +74,21 @@ def measure(written, forced, path):
     }
 
 
+def forced_tokens(model, prefix, path, num_nodes):
+    """What the model says of each token when that one alone is hidden: (B, l), int64."""
+    alone = torch.eye(path.shape[1], dtype=torch.bool, device=path.device)  # row i hides token i
+    rows = [logits_of(model, prefix, path, h.expand_as(path), num_nodes).argmax(2) for h in alone]
+    return torch.stack([row[:, i] for i, row in enumerate(rows)], dim=1)
+
+
 @torch.no_grad()
 def evaluate(model, prefix, path, s):
-    """As evaluate.evaluate; all tokens are written at once. forced: one token hidden alone."""
-    written, forced, l = [], [], s.path_len
+    """As evaluate.evaluate; all tokens are written at once. forced: see forced_tokens."""
+    written, forced = [], []
     for p, q in zip(prefix.split(GRAPHS_AT_ONCE), path.split(GRAPHS_AT_ONCE)):
         everything = torch.ones_like(q, dtype=torch.bool)
         written.append(logits_of(model, p, q, everything, s.num_nodes).argmax(2))
-        alone = [torch.arange(l, device=q.device).eq(i).expand_as(q) for i in range(l)]
-        rows = [logits_of(model, p, q, hidden, s.num_nodes).argmax(2) for hidden in alone]
-        forced.append(torch.stack([row[:, i] for i, row in enumerate(rows)], dim=1))
+        forced.append(forced_tokens(model, p, q, s.num_nodes))
     return measure(torch.cat(written), torch.cat(forced), path)
 
 

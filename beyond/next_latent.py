@@ -27,6 +27,7 @@ import torch.nn.functional as F  # noqa: E402
 
 import data  # noqa: E402
 import train  # noqa: E402
+from beyond.belief_state import states  # noqa: E402
 from evaluate import evaluate  # noqa: E402, F401
 from plumbing import flags  # noqa: E402
 
@@ -62,7 +63,7 @@ def make_model(s):
 def losses(model, inputs, path):
     """Next-token's cross-entropy, and the means of smooth L1 and KL over the states rolled out."""
     l = path.shape[1]
-    h = model.ln_f(model.h[-1](model.trunk(inputs), l))  # (B, l, C), before each token of the path
+    h = states(model, inputs, l)  # (B, l, C), before each token of the path
     next_token = F.cross_entropy(model.lm_head(h).flatten(0, 1), path.flatten())
 
     frozen = lambda h: F.linear(h, model.lm_head.weight.detach())

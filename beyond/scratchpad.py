@@ -21,18 +21,15 @@ import torch  # noqa: E402
 
 import data  # noqa: E402
 import train  # noqa: E402
+from beyond.masked import measure  # noqa: E402
 from evaluate import GRAPHS_AT_ONCE, decode  # noqa: E402
-from model_gpt import GPT  # noqa: E402
 from plumbing import flags  # noqa: E402
 
 
 def make_model(s):
     """train.py's GPT with room for the scratchpad. Raises: ValueError for another model."""
     flags.check_idea(s)
-    model = train.make_model(s)
-    model.config.block_size += s.path_len
-    torch.manual_seed(s.seed)
-    return GPT(model.config)
+    return train.make_model(s, more_tokens=s.path_len)
 
 
 def with_scratchpad(path):
@@ -59,13 +56,8 @@ def evaluate(model, prefix, path, s):
         forced.append(model(inputs, num_outputs=s.path_len).argmax(dim=2))
     written, forced = torch.cat(written), torch.cat(forced)
     pad, answer = written[:, : s.path_len], written[:, s.path_len :]
-    return {
-        "accuracy": (answer == path).all(dim=1).double().mean().item(),
-        "scratchpad_accuracy": (pad == path.flip(1)).all(dim=1).double().mean().item(),
-        "position_accuracy": (answer == path).double().mean(dim=0).tolist(),
-        "forced_accuracy": (forced == path).double().mean(dim=0).tolist(),
-        "difficult": (answer[:, 1] == path[:, 1]).double().mean().item(),
-    }
+    right = (pad == path.flip(1)).all(dim=1).double().mean().item()
+    return measure(answer, forced, path) | {"scratchpad_accuracy": right}
 
 
 if __name__ == "__main__":

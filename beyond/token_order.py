@@ -27,6 +27,7 @@ import torch.nn.functional as F  # noqa: E402
 
 import data  # noqa: E402
 import train  # noqa: E402
+from beyond.belief_state import states  # noqa: E402
 from evaluate import evaluate  # noqa: E402, F401
 from plumbing import flags  # noqa: E402
 
@@ -56,7 +57,7 @@ def order_targets(path, vocab_size):
 
 def losses(model, inputs, path):
     """The two cross-entropies, of the next token and of the order: two scalars."""
-    hidden = model.ln_f(model.h[-1](model.trunk(inputs), path.shape[1]))  # (B, l, C)
+    hidden = states(model, inputs, path.shape[1])  # (B, l, C)
     logits, order = model.lm_head(hidden), model.order(hidden)  # (B, l, V) each
     targets = order_targets(path, logits.shape[2])
     next_token = F.cross_entropy(logits.flatten(0, 1), path.flatten())

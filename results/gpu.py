@@ -31,6 +31,7 @@ import torch  # noqa: E402
 from model_mamba import selective_scan  # noqa: E402
 from plumbing import flags  # noqa: E402
 from plumbing.run_folder import write_whole  # noqa: E402
+from results.bench import copy_bandwidth, finish  # noqa: E402
 
 DEVICE = "cpu" if QUICK else "cuda"
 SCANS = [(2, 5, 8)] if QUICK else [(128, 36, 256), (16, 512, 1536), (8, 4096, 1536)]  # (B, T, E)
@@ -48,20 +49,13 @@ def keep(path, part, **numbers):
     write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
-def finish():
-    """Wait for the GPU."""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-
-
 def milliseconds(call, runs=10):
     """The median time of a call, after two to warm up. The GPU is waited for."""
     times = []
     for _ in range(runs + 2):
-        finish()
+        finish(None)
         began = time.perf_counter()
-        call()
-        finish()
+        finish(call())
         times.append(1000 * (time.perf_counter() - began))
     return sorted(times[2:])[runs // 2]
 
@@ -107,9 +101,7 @@ def check_scan(path):
 
 def time_scan(path):
     """The time of the scan, forward and backward, and its share of a copy's bandwidth."""
-    source = torch.rand(2**20 if QUICK else 2**28, device=DEVICE)
-    target = torch.empty_like(source)
-    bandwidth = 2 * source.nbytes / (milliseconds(lambda: target.copy_(source)) / 1000)
+    bandwidth = copy_bandwidth(2**20 if QUICK else 2**28, DEVICE)
     for sizes in SCANS:
         inputs = scan_inputs(*sizes)
         methods = {m: lambda m=m: selective_scan(*inputs, method=m) for m in ("triton", "fast")}

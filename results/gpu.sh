@@ -5,4 +5,5 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 out=${OUT:-results}
+case " $* " in *" --quick "*) out=${OUT:-$(mktemp -d)} ;; esac  # its times are not for results/
 python results/gpu.py --out "$out/gpu.json" "$@" 2>&1 | tee "$out/gpu.log"

@@ -16,6 +16,7 @@ import argparse
 import ast
 import contextlib
 import csv
+import io
 import json
 import os
 import secrets
@@ -242,11 +243,24 @@ def gradescope(graded):
     return {"score": sum(test["score"] for test in tests), "tests": tests}
 
 
+def csv_of(rows):
+    """The CSV of some rows, a string. The mark at its start tells Excel that it is UTF-8."""
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, rows[0].keys())
+    writer.writeheader()
+    writer.writerows(rows)
+    return "\ufeff" + text.getvalue()
+
+
 def write_whole(path, text):
-    """Write a file under a temporary name, and move it into place."""
+    """Write a file under a temporary name, and move it into place; say in one sentence when that fails."""
     temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    with open(temporary, "w", newline="", encoding="utf-8", errors="backslashreplace") as file:
+        file.write(text)
+    try:
+        os.replace(temporary, path)
+    except OSError as fault:  # such as a spreadsheet that has it open
+        refuse(f"{path} cannot be replaced ({fault.strerror}); the grades so far are in {temporary}")
 
 
 def main(argv=None):
@@ -282,15 +296,7 @@ def main(argv=None):
         if given.out.suffix == ".json":
             write_whole(given.out, json.dumps(gradescope(graded), indent=1) + "\n")
             return
-        # Whole after each submission. The mark at its start tells Excel that it is UTF-8.
-        with open(f"{given.out}.tmp", "w", newline="", encoding="utf-8-sig", errors="backslashreplace") as file:
-            writer = csv.DictWriter(file, rows[0].keys())
-            writer.writeheader()
-            writer.writerows(rows)
-        try:
-            os.replace(f"{given.out}.tmp", given.out)
-        except OSError as fault:  # such as a spreadsheet that has it open
-            refuse(f"{given.out} cannot be replaced ({fault.strerror}); the grades so far are in {given.out}.tmp")
+        write_whole(given.out, csv_of(rows))  # after each submission, so that none is lost
 
 
 def refuse(message):
