@@ -12,10 +12,10 @@ import torch
 
 import data
 import train
-from beyond import belief_state, diffusion, hybrid, masked, next_latent, scratchpad, token_order
+from beyond import belief_state, diffusion, hybrid, joint_tokens, masked, next_latent, scratchpad, semformer, token_order
 from helpers import HOME, TINY, lines, refusal, settings
 
-IDEAS = [belief_state, hybrid, token_order, next_latent, scratchpad, masked, diffusion]
+IDEAS = [belief_state, hybrid, token_order, next_latent, joint_tokens, semformer, scratchpad, masked, diffusion]
 N, L = 12, 4
 
 
@@ -101,6 +101,58 @@ def test_next_latent_moves_neither_the_true_state_nor_the_frozen_head():
     hook.remove()
     (l1 + kl).backward()
     assert not seen["h"].grad[:, -1].any() and seen["h"].grad[:, 0].any()
+
+
+def test_joint_tokens_sees_one_state_and_the_revealed_tokens():
+    model, s = model_of(joint_tokens)
+    prefix, path = graphs(3)
+    inputs, _ = data.layout("next", prefix, path, N)
+    later = []
+    with torch.no_grad():
+        for b, row in enumerate(path.tolist()):
+            h = model.ln_f(model.h[-1](model.trunk(inputs[b : b + 1]), L))  # (1, L, C)
+            for t in range(L):
+                for ahead in range(t + 1, L):  # named from the state before token t, and tokens t to ahead - 1
+                    told = torch.cat([h[:, t : t + 1], model.wte(path[b : b + 1, t:ahead])], dim=1)
+                    later.append(-math.log(softmax(model.head(told, 1)[0, -1].tolist())[row[ahead]]))
+    next_token, got = joint_tokens.losses(model, inputs, path)
+    assert len(later) == 3 * L * (L - 1) / 2 and got.item() == pytest.approx(sum(later) / len(later))
+    logits = model(inputs, L)
+    assert next_token.item() == pytest.approx(torch.nn.functional.cross_entropy(logits.flatten(0, 1), path.flatten()).item())
+
+
+def test_semformer_plans_before_it_is_shown_the_path():
+    model, s = model_of(semformer)
+    prefix, path = graphs()
+    auto, Z = model.autoencoder, semformer.PLANNING
+    with torch.no_grad():
+        next_token, again, gaps = [], [], []
+        for b, row in enumerate(path.tolist()):
+            sequence = torch.tensor([prefix[b].tolist() + [N + 3] * Z + row[:-1]])
+            h = model.ln_f(model.h[-1](model.trunk(sequence), sequence.shape[1]))[0]
+            P = prefix.shape[1]
+            of_path = model.ln_f(model.h[-1](model.trunk(path[b : b + 1]), L))
+            seen = auto.look(auto.queries[None], of_path, of_path)[0]
+            latents = auto.norm(auto.queries + seen) @ auto.squeeze.weight.T  # (1, Z, 32)
+            x = torch.cat([latents @ auto.unfold.weight.T + auto.unfold.bias, auto.decoder.wte(path[b : b + 1])], dim=1)
+            x = x + auto.decoder.wpe.weight[: Z + L]
+            for block in auto.decoder.h:
+                x = block(x, Z + L)
+            for i in range(L):
+                next_token.append(-math.log(softmax(model.lm_head(h[P + Z - 1 + i]).tolist())[row[i]]))
+                logits = auto.decoder.lm_head(auto.decoder.ln_f(x[0, Z - 1 + i])).tolist()
+                again.append(-math.log(softmax(logits)[row[i]]))
+            gap = (h[P : P + Z] @ model.say.weight.T - latents[0]).abs()
+            gaps.append(torch.where(gap < 1, gap**2 / 2, gap - 0.5).mean().item())
+    got = [part.item() for part in semformer.losses(model, prefix, path, N)]
+    assert got == pytest.approx([sum(part) / len(part) for part in (next_token, again, gaps)])
+    # What the planning tokens must say is settled by the autoencoder alone, and does not move it or the encoder.
+    model.zero_grad()
+    semformer.losses(model, prefix, path, N)[2].backward()
+    assert all(p.grad is None for p in auto.parameters()) and model.say.weight.grad.any()
+    model.zero_grad()
+    semformer.losses(model, prefix, path, N)[1].backward()
+    assert all(p.grad is None for p in model.h.parameters()) and auto.squeeze.weight.grad.any()
 
 
 def test_belief_states_name_the_tokens_on_both_sides_of_what_is_left_out():
