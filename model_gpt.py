@@ -180,7 +180,8 @@ class GPT(nn.Module):
         A matrix's is 1 / sqrt(fan-in), so that outputs are of the inputs' size (LeCun et al. 1998,
         "Efficient BackProp"), a token embedding's 1, as in PyTorch, and a position's 0.02, as in
         GPT-2: what a token is weighs more at first than where it stands. Queries start at twice
-        their normed length. Canon starts as the token plus the one before.
+        their normed length. Canon starts as the token plus the one before. Without it, attention
+        must find the one before by its position, so both kinds of embedding start alike, at 0.1.
         """
         for name, p in self.named_parameters():
             if name.endswith("bias"):
@@ -192,8 +193,9 @@ class GPT(nn.Module):
                 p.data[:, -2] = 1.0  # y_t = x_t + x_{t-1}
             elif name.startswith(("h.", "future.")) and p.ndim == 2:
                 nn.init.normal_(p, std=p.shape[1] ** -0.5)
-        nn.init.normal_(self.wte.weight, std=1.0)
-        nn.init.normal_(self.wpe.weight, std=0.02)
+        token, position = (1.0, 0.02) if self.config.canon else (0.1, 0.1)
+        nn.init.normal_(self.wte.weight, std=token)
+        nn.init.normal_(self.wpe.weight, std=position)
 
     def trunk(self, tokens, cache=None):
         """All blocks but the last: what the output heads share.

@@ -1,20 +1,23 @@
 """Muon: momentum with orthogonal steps (Jordan et al. 2024), for the matrices in a model's blocks.
 
 A few directions dominate the gradient of a matrix. An orthogonal step goes equally far in all, and
-so, on a plateau, also along the weak direction that leads out of it.
+so, on a plateau, also along the weak direction that leads out of it. But then matrices grow with
+every step, and the same step turns a large matrix less and less; weight decay keeps them small.
 """
 
 import torch
 
 
 class Muon(torch.optim.Optimizer):
-    """Muon with Nesterov momentum. Matrices of one shape are orthogonalized as a batch, for speed.
+    """Muon with Nesterov momentum, and weight decay as in AdamW (Liu et al. 2025, "Muon is scalable
+    for LLM training", section 2.2). Matrices of one shape are orthogonalized as a batch, for speed.
 
     A parameter group's `pieces`: how many matrices each parameter holds, stacked by rows.
     """
 
-    def __init__(self, params, lr, momentum=0.95):
-        super().__init__(params, dict(lr=lr, momentum=momentum, pieces=1))
+    def __init__(self, params, lr, momentum=0.95, weight_decay=0.0):
+        defaults = dict(lr=lr, momentum=momentum, weight_decay=weight_decay, pieces=1)
+        super().__init__(params, defaults)
 
     @torch.no_grad()
     def step(self):
@@ -33,7 +36,7 @@ class Muon(torch.optim.Optimizer):
                 updates = orthogonalize(torch.stack(updates))  # (K, rows, columns)
                 updates *= group["lr"] * max(1, updates.shape[1] / updates.shape[2]) ** 0.5
                 for p, update in zip(params, updates.unflatten(0, (len(params), -1)).flatten(1, 2)):
-                    p.sub_(update)
+                    p.mul_(1 - group["lr"] * group["weight_decay"]).sub_(update)
 
 
 def orthogonalize(G):

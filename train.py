@@ -73,18 +73,26 @@ def make_model(s, more_tokens=0):
 
 
 def make_optimizers(model, s):
-    """Muon for the matrices inside the blocks and AdamW for the rest, or AdamW for all: a list."""
+    """Muon for the matrices inside the blocks and AdamW for the rest, or AdamW for all: a list.
+
+    Only those matrices have weight decay.
+    """
     rest, pieces = [], {1: [], 2: [], 3: []}
     for name, p in model.named_parameters():
         in_block = {"h", "layers", "future"} & set(name.split("."))
-        if s.optimizer == "adamw" or not in_block or p.ndim != 2 or name.endswith("A_log"):
+        if not in_block or p.ndim != 2 or name.endswith("A_log"):
             rest.append(p)
         else:  # c_attn stacks the matrices of queries, keys and values, in_proj those of x and z
             pieces[3 if "c_attn" in name else 2 if "in_proj" in name else 1].append(p)
-    optimizers = [torch.optim.AdamW(rest, s.lr, betas=(0.9, 0.95), weight_decay=0.0)]
+    matrices = [
+        {"params": params, "pieces": n, "weight_decay": s.weight_decay}
+        for n, params in pieces.items()
+        if params
+    ]
+    adamws = [{"params": rest}] + (matrices if s.optimizer == "adamw" else [])
+    optimizers = [torch.optim.AdamW(adamws, s.lr, betas=(0.9, 0.95), weight_decay=0.0)]
     if s.optimizer == "muon":
-        groups = [{"params": params, "pieces": n} for n, params in pieces.items() if params]
-        optimizers.append(Muon(groups, lr=10 * s.lr))
+        optimizers.append(Muon(matrices, lr=10 * s.lr))
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["full_lr"] = group["lr"]

@@ -1,4 +1,4 @@
-"""Joint multi-token prediction: later tokens, with a teacher, from one hidden state (Ahn et al. 2025).
+"""Joint multi-token prediction: later tokens, with a teacher, from one state (Ahn et al. 2025).
 
     python beyond/joint_tokens.py [train.py's flags]
 

@@ -96,6 +96,8 @@ def check_settings(s):
                 raise ValueError(f"--{name} is {value}; give less than 2^{bits}")
     if not 0 < s.lr <= 1000:
         raise ValueError(f"--lr is {s.lr}; give a number above 0, at most 1000")
+    if not 0 <= s.weight_decay <= 1000:
+        raise ValueError(f"--weight_decay is {s.weight_decay}; give a number from 0 to 1000")
     if not 0 <= s.decay <= 1:
         raise ValueError(f"--decay is {s.decay}; give a share from 0 to 1")
     check_sizes(s.deg, s.path_len, s.num_nodes)

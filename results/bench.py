@@ -206,7 +206,7 @@ def pytorch_optimizers(model, s):
         (matrices if s.optimizer == "muon" and "h." in name and p.ndim == 2 else rest).append(p)
     optimizers = [torch.optim.AdamW(rest, s.lr, betas=(0.9, 0.95), weight_decay=0.0)]
     if matrices:
-        optimizers.append(torch.optim.Muon(matrices, 10 * s.lr, weight_decay=0.0))
+        optimizers.append(torch.optim.Muon(matrices, 10 * s.lr, weight_decay=s.weight_decay))
     return optimizers
 
 

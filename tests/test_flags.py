@@ -73,6 +73,8 @@ def test_the_objectives_of_the_flag_are_those_of_the_layouts():
         ("--lr 1e39", "--lr is 1e+39; give a number above 0, at most 1000"),
         ("--threads 2000000", "--threads is 2000000; give less than 2^10"),
         ("--device hpu", "--device hpu is not available here"),
+        ("--weight_decay -0.1", "--weight_decay is -0.1; give a number from 0 to 1000"),
+        ("--weight_decay nan", "--weight_decay is nan"),
         ("--decay -0.1", "--decay is -0.1; give a share from 0 to 1"),
         ("--decay 1.1", "--decay is 1.1"),
         ("--decay nan", "--decay is nan"),

@@ -45,12 +45,12 @@ def test_matrices_of_one_shape_and_stacked_ones_are_treated_like_single_ones():
 
 
 def test_two_steps_by_the_long_way():
-    """Momentum, Nesterov's look ahead, five Newton-Schulz steps, the factor for tall matrices: written out in float64."""
+    """Weight decay, momentum, Nesterov's look ahead, five Newton-Schulz steps, the factor for tall matrices, in float64."""
     generator = torch.Generator().manual_seed(0)
     for rows, columns, factor in ((8, 4, 2**0.5), (4, 8, 1.0), (6, 6, 1.0)):
         start, *gradients = torch.randn(3, rows, columns, generator=generator, dtype=torch.float64)
         p = torch.nn.Parameter(start.clone())
-        optimizer = Muon([p], lr=0.02, momentum=0.9)
+        optimizer = Muon([p], lr=0.02, momentum=0.9, weight_decay=0.3)
         expected, momentum = start.clone(), torch.zeros(rows, columns, dtype=torch.float64)
         for gradient in gradients:
             p.grad = gradient.clone()
@@ -60,7 +60,7 @@ def test_two_steps_by_the_long_way():
             X = X / X.norm()
             for _ in range(5):
                 X = 3.4445 * X - 4.7750 * X @ X.T @ X + 2.0315 * X @ X.T @ X @ X.T @ X
-            expected -= 0.02 * factor * X
+            expected = expected - 0.02 * 0.3 * expected - 0.02 * factor * X
             assert torch.allclose(p.detach(), expected, atol=1e-6)
 
 

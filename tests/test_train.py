@@ -256,7 +256,7 @@ MATRICES = {
 
 @pytest.mark.parametrize("model", MATRICES)
 def test_muon_has_the_matrices_of_all_blocks_and_adamw_the_rest(model):
-    s = settings(model=model, objective="multi", n_future=2, n_layer=2, n_embd=16, lr=0.003)
+    s = settings(model=model, objective="multi", n_future=2, n_layer=2, n_embd=16, lr=0.003, weight_decay=0.2)
     network = train.make_model(s)
     names = {p: name for name, p in network.named_parameters()}
     adamw, muon = train.make_optimizers(network, s)
@@ -270,7 +270,11 @@ def test_muon_has_the_matrices_of_all_blocks_and_adamw_the_rest(model):
     assert all(group["lr"] == pytest.approx(0.03) for group in muon.param_groups)  # ten times that
     s.optimizer = "adamw"
     (alone,) = train.make_optimizers(network, s)
-    assert len(alone.param_groups[0]["params"]) == len(names)
+    assert {names[p]: group["weight_decay"] for group in alone.param_groups for p in group["params"]} == {
+        name: s.weight_decay * (name in pieces) for name in names.values()
+    }
+    assert {group["weight_decay"] for group in muon.param_groups} == {s.weight_decay}
+    assert {group["weight_decay"] for group in adamw.param_groups} == {0.0}
 
 
 def test_every_matrix_inside_a_block_is_muons_and_no_other_is():
