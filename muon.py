@@ -1,8 +1,8 @@
 """Muon: momentum with orthogonal steps (Jordan et al. 2024), for the matrices in a model's blocks.
 
 A few directions dominate the gradient of a matrix. An orthogonal step goes equally far in all, and
-so, on a plateau, also along the weak direction that leads out of it. But then matrices grow with
-every step, and the same step turns a large matrix less and less; weight decay keeps them small.
+so, on a plateau, also along the weak direction that leads out of it. But so matrices grow, and the
+same step turns a large matrix less and less; weight decay, where asked for, keeps them small.
 """
 
 import torch

@@ -24,6 +24,8 @@ IDEAS, GPU = "results/table.py, ideas", "results/table.py, gpu"
 COLUMNS = ["model", "graph", "labels", "objective", "seeds", "graphs seen", "minutes"]
 COLUMNS += ["exact match", "difficult token", "the rest, forced", "cheat rate"]
 COLUMNS += ["then the goal", "margin", "chance"]
+PLAIN = "plain GPT"  # GPT-2's block and nothing of ours
+NETWORKS = [PLAIN, *MODELS.values()]
 FIRST_PAGE = ["network and graph", "objective", "seeds", "exact match", "cheat rate"]
 
 
@@ -39,18 +41,24 @@ def table(runs, columns=COLUMNS):
         if s.get("idea", "train") != "train":
             continue  # in the table of ideas
         name = s["objective"] + ", difficult token only" * s["only_difficult"]
-        name += ", no Canon" * s["no_canon"] + ", no QK-norm" * s["no_qk_norm"]
+        if network_of(s) != PLAIN:
+            name += ", no Canon" * s["no_canon"] + ", no QK-norm" * s["no_qk_norm"]
         name += ", AdamW" * (s["optimizer"] == "adamw")
         name += f", {s['n_train']:,} fixed graphs" * bool(s["n_train"])
         name += ", reversed" * (s["reverse"] and s["objective"] != "reverse")
         name += f", n = {s['n_future']}" * (s["n_future"] > 1)
-        order = list(MODELS).index(s["model"]), run["graph"], OBJECTIVES.index(s["objective"])
+        order = NETWORKS.index(network_of(s)), run["graph"], OBJECTIVES.index(s["objective"])
         kinds.setdefault((*order, name, s["steps"] * s["batch_size"]), []).append(run)
     rows = [dict(zip(COLUMNS, row(kind, kinds[kind]), strict=True)) for kind in sorted(kinds)]
     for cells in rows:
         cells["network and graph"] = "{model}, {graph}, {labels} labels".format(**cells)
     rows = [columns, ["---"] * len(columns), *([cells[c] for c in columns] for cells in rows)]
     return "\n".join("| " + " | ".join(map(str, cells)) + " |" for cells in rows)
+
+
+def network_of(s):
+    """The network's name in the tables: a GPT without Canon and QK-norm is GPT-2's own, "plain"."""
+    return PLAIN if s["no_canon"] and s["no_qk_norm"] else MODELS[s["model"]]
 
 
 def share_of(values):
@@ -62,7 +70,7 @@ def share_of(values):
 
 def row(kind, runs):
     """The cells of one row: the runs that differ only in the seed."""
-    model, (deg, path_len, num_nodes), _, name, _ = kind
+    network, (deg, path_len, num_nodes), _, name, _ = kind
     ends = [run["log"][-1] for run in runs]
 
     # A model that trained on the first step alone writes noise before it, so its first step is
@@ -75,7 +83,7 @@ def row(kind, runs):
         for name in ("cheat_rate", "writes_goal", "margin")
     )
     return [
-        list(MODELS.values())[model],
+        NETWORKS[network],
         f"G({deg},{path_len})",
         num_nodes,
         name,
