@@ -136,6 +136,14 @@ def test_canon_starts_as_the_token_plus_the_one_before():
 
 
 @torch.no_grad()
+def test_positions_weigh_little_at_first_but_where_attention_must_find_the_neighbour_by_them():
+    for canon, token, position in ((True, 1.0, 0.02), (False, 0.1, 0.1)):
+        model = GPT(GPTConfig(50, 60, n_embd=64, canon=canon))
+        assert model.wte.weight.std().item() == pytest.approx(token, rel=0.1)
+        assert model.wpe.weight.std().item() == pytest.approx(position, rel=0.1)
+        assert model.h[0].mlp.c_proj.weight.std().item() == pytest.approx(256**-0.5, rel=0.1)
+
+
 def test_initial_weights_hold_nothing_of_the_plan():
     """Which inner node is nearest to what the last two places of the prefix hold, layer by layer? None in particular."""
     torch.manual_seed(5)
