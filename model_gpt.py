@@ -175,13 +175,13 @@ class GPT(nn.Module):
         self.init_weights()
 
     def init_weights(self):
-        """Draw the initial weights: random, as GPT-2's, but not all of standard deviation 0.02.
+        """Draw the initial weights: normal, as GPT-2's, but not all of standard deviation 0.02.
 
         A matrix's is 1 / sqrt(fan-in), so that outputs are of the inputs' size (LeCun et al. 1998,
-        "Efficient BackProp"), a token embedding's 1, as in PyTorch, and a position's 0.02, as in
-        GPT-2: what a token is weighs more at first than where it stands. Queries start at twice
-        their normed length. Canon starts as the token plus the one before. Without it, attention
-        must find the one before by its position, so both kinds of embedding start alike, at 0.1.
+        "Efficient BackProp"), a token embedding's 1, as in PyTorch, and a position's 0.02: what a
+        token is weighs more at first than where it stands. The gain of normed queries starts at 2,
+        and Canon as the token plus the one before. Without Canon, attention must find the token
+        before by its position, so both kinds of embedding start alike, at 0.1.
         """
         for name, p in self.named_parameters():
             if name.endswith("bias"):

@@ -1,18 +1,17 @@
 """Muon: momentum with orthogonal steps (Jordan et al. 2024), for the matrices in a model's blocks.
 
 A few directions dominate the gradient of a matrix. An orthogonal step goes equally far in all, and
-so, on a plateau, also along the weak direction that leads out of it. But so matrices grow, and the
-same step turns a large matrix less and less; weight decay, where asked for, keeps them small.
+so, on a plateau, also along the weak direction that leads out of it. But steps of one size make the
+matrices grow, and the larger a matrix, the less a step turns it. Weight decay limits this growth.
 """
 
 import torch
 
 
 class Muon(torch.optim.Optimizer):
-    """Muon with Nesterov momentum, and weight decay as in AdamW (Liu et al. 2025, "Muon is scalable
-    for LLM training", section 2.2). Matrices of one shape are orthogonalized as a batch, for speed.
+    """Muon with Nesterov momentum, and weight decay as in AdamW (Liu et al. 2025, arXiv 2502.16982).
 
-    A parameter group's `pieces`: how many matrices each parameter holds, stacked by rows.
+    Parameters are matrices. A group's `pieces`: how many each parameter holds, stacked by rows.
     """
 
     def __init__(self, params, lr, momentum=0.95, weight_decay=0.0):
@@ -26,13 +25,13 @@ class Muon(torch.optim.Optimizer):
             for p in group["params"]:
                 if p.grad is not None:
                     by_shape.setdefault(p.shape, []).append(p)
-            for params in by_shape.values():
+            for params in by_shape.values():  # as a batch, for speed
                 updates = []
                 for p in params:
                     if "momentum" not in self.state[p]:
                         self.state[p]["momentum"] = torch.zeros_like(p)
-                    momentum = self.state[p]["momentum"].lerp_(p.grad, 1 - group["momentum"])
-                    updates += p.grad.lerp(momentum, group["momentum"]).chunk(group["pieces"])
+                    average = self.state[p]["momentum"].lerp_(p.grad, 1 - group["momentum"])
+                    updates += p.grad.lerp(average, group["momentum"]).chunk(group["pieces"])
                 updates = orthogonalize(torch.stack(updates))  # (K, rows, columns)
                 updates *= group["lr"] * max(1, updates.shape[1] / updates.shape[2]) ** 0.5
                 for p, update in zip(params, updates.unflatten(0, (len(params), -1)).flatten(1, 2)):
@@ -40,7 +39,7 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonalize(G):
-    """The orthogonal U V^T nearest to each G = U S V^T, roughly: (K, rows, columns), float, like G.
+    """The orthogonal U V^T nearest to each of K matrices G = U S V^T, roughly: (K, rows, columns).
 
     Five Newton-Schulz steps bring all but the smallest singular values to between 0.7 and 1.2.
     """

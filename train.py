@@ -75,7 +75,8 @@ def make_model(s, more_tokens=0):
 def make_optimizers(model, s):
     """Muon for the matrices inside the blocks and AdamW for the rest, or AdamW for all: a list.
 
-    Only those matrices have weight decay.
+    A matrix is every parameter of two dimensions but A_log; so Canon's (C, 4) is one. Only matrices
+    have weight decay. Each group has its `full_lr`, which the loop scales by the schedule.
     """
     rest, pieces = [], {1: [], 2: [], 3: []}
     for name, p in model.named_parameters():

@@ -3,17 +3,18 @@
     python beyond/joint_tokens.py [train.py's flags]
 
 JTP (arXiv 2503.21801) keeps next-token prediction and adds a small module that predicts the tokens
-after the next. It is told the tokens up to the one that it must name, as a teacher would, but of
-all that came before it sees a single hidden state h. From the state that has seen only the start:
+after the next. As under teacher forcing, it is shown the true tokens before the one that it must
+name, but of all that came earlier it sees a single hidden state h. From the state that has seen
+only the start:
 
     reads      h(… s g = s)   a   b       the teacher reveals a, and then b
     targets          .        b   g       h itself predicts a, by the next-token head
 
-To follow the edge from a to b, the module needs the graph, and only h can tell it: so h must hold
-the arm that a leads to. The prefix is out of its sight, which is what keeps it from cheating.
-Here the module is the GPT's output head 2, one block, on sequences of its own; its window is the
-path that is left. The loss is next-token's cross-entropy plus the mean of the module's, with weight
-1; the module is dropped at decoding. The cost: one block, on l sequences of l tokens a graph.
+The module cannot look up in the prefix which edge leads on from a, so h must already hold what
+follows: a signal about the arms that next-token prediction does not give. Here the module is the
+GPT's output head 2, one block, on sequences of its own, and it predicts to the end of the path. The
+loss is next-token's cross-entropy plus the mean of the module's, with weight 1; the module is
+dropped at decoding. The cost: one block, on l - 1 sequences of l tokens a graph.
 """
 
 import sys
@@ -39,36 +40,39 @@ def make_model(s):
 
 
 def windows(h, x, path):
-    """What the module reads after each token of the path, and what it must name.
+    """For each state before a token of the path: what the module reads, and what it must name.
 
-    Arguments: h (B, l, C), the states before each token of the path; x (B, l, C), the tokens'
-        embeddings; path (B, l), int64.
-    Returns: inputs (B l, l, C), where row t of a graph is h_t, x_t, x_{t+1} … and is filled up with
-        the last token; targets (B l, l), int64, data.IGNORE for h_t itself and past the end.
+    Arguments: h (B, l, C), float, the states; x (B, l, C), float, the tokens' embeddings; path
+        (B, l), int64.
+    Returns: inputs (B (l - 1), l, C), where row t of a graph is h_t, x_t, x_{t+1} … and is filled
+        up with the last token; targets (B (l - 1), l), int64, data.IGNORE for the token that h_t
+        itself predicts and past the end. (From the last state, nothing is left to name.)
     """
     l = path.shape[1]
-    t, i = torch.arange(l, device=path.device)[:, None], torch.arange(l, device=path.device)
-    revealed = x[:, (t + i[:-1]).clamp(max=l - 1)]  # (B, l, l - 1, C)
-    inputs = torch.cat([h[:, :, None], revealed], dim=2)
+    t, i = torch.arange(l - 1, device=path.device)[:, None], torch.arange(l, device=path.device)
+    revealed = x[:, (t + i[:-1]).clamp(max=l - 1)]  # (B, l - 1, l - 1, C)
+    inputs = torch.cat([h[:, :-1, None], revealed], dim=2)
     targets = path[:, (t + i).clamp(max=l - 1)].masked_fill((i == 0) | (t + i >= l), data.IGNORE)
     return inputs.flatten(0, 1), targets.flatten(0, 1)
 
 
 def losses(model, inputs, path):
-    """The cross-entropies of the next token and of those after it: two scalars."""
-    l = path.shape[1]
-    h = states(model, inputs, l)
+    """The cross-entropies of the next token and of those after it: two scalars.
+
+    Arguments: inputs (B, P + l - 1), laid out for "next", and path (B, l), int64.
+    """
+    h = states(model, inputs, path.shape[1])
     next_token = F.cross_entropy(model.lm_head(h).flatten(0, 1), path.flatten())
     told, targets = windows(h, model.wte(path), path)
-    logits = model.head(told, k=1)  # (B l, l, V)
+    logits = model.head(told, k=1)  # (B (l - 1), l, V)
     later = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=data.IGNORE)
     return next_token, later
 
 
 def learn(model, prefix, path, s, step):
-    """Add the gradients of one batch: see train.learn. Returns: the loss, of both parts."""
-    inputs, targets = data.layout("next", prefix, path, s.num_nodes)
-    loss = sum(losses(model, inputs, targets[:, :, 0]))
+    """Add the gradients of one batch: see train.learn. Returns: the loss, a float."""
+    inputs, _ = data.layout("next", prefix, path, s.num_nodes)
+    loss = sum(losses(model, inputs, path))
     loss.backward()
     return loss.item()
 

@@ -3,8 +3,8 @@
     python beyond/semformer.py [train.py's flags]
 
 Semformer (arXiv 2409.11143, section 3) puts a few planning tokens between the prefix and the path.
-An autoencoder squeezes the true path into as many short vectors, its latents, and the states of the
-planning tokens must predict them, before any token of the path is revealed:
+An autoencoder squeezes the true path into one short vector, a latent, for each planning token, and
+their states must predict them, before any token of the path is revealed:
 
     inputs    … s g =  $  $  $  $  s  a  b      the planning tokens are $, told apart by position
     targets            z1 z2 z3 z4                  the latents, 32 numbers each
@@ -12,10 +12,11 @@ planning tokens must predict them, before any token of the path is revealed:
 
 The autoencoder's encoder is the model itself, without gradient, reading the path alone; learned
 queries look into its states by one cross-attention, and a linear map makes the latents. A small
-decoder, a GPT of two layers, must write the path again from them. The loss is next-token's
-cross-entropy, plus the decoder's, plus smooth L1 between what the planning tokens say and the
-latents, which get no gradient from it; each has weight 1. The autoencoder is dropped at decoding.
-The cost: four tokens more, and the autoencoder, which sees only the path.
+decoder, a GPT of two layers, must write the path again from them. (They stand before the path as
+its inputs; in the authors' code they are keys and values in each of the decoder's layers.) The loss
+is next-token's cross-entropy, plus the decoder's, plus smooth L1 between what the planning tokens
+say and the latents, which get no gradient from it; each has weight 1. The autoencoder is dropped at
+decoding. The cost: four tokens more, one more pass over the path alone, and the decoder.
 """
 
 import sys
@@ -54,21 +55,19 @@ class Autoencoder(nn.Module):
     def encode(self, h):
         """The path's states h (B, l, C) -> latents (B, PLANNING, LATENT)."""
         queries = self.queries.expand(len(h), -1, -1)
-        seen, _ = self.look(queries, h, h, need_weights=False)
-        return self.squeeze(self.norm(queries + seen))
+        return self.squeeze(self.norm(queries + self.look(queries, h, h, need_weights=False)[0]))
 
     def decode(self, latents, path):
         """Next-token logits of the path (B, l), from latents that stand before it: (B, l, V)."""
         gpt, l = self.decoder, path.shape[1]
         x = torch.cat([self.unfold(latents), gpt.wte(path[:, :-1])], dim=1)
         x = x + gpt.wpe.weight[: x.shape[1]]
-        for block in gpt.h:
-            x = block(x, x.shape[1])
-        return gpt.lm_head(gpt.ln_f(x[:, -l:]))
+        x = gpt.h[1](gpt.h[0](x, x.shape[1]), l)
+        return gpt.lm_head(gpt.ln_f(x))
 
 
 def make_model(s):
-    """train.py's GPT with room for planning tokens, and the autoencoder."""
+    """train.py's GPT with room for planning tokens, and the autoencoder. Raises: ValueError."""
     flags.check_idea(s)
     model = train.make_model(s, more_tokens=PLANNING)
     model.say = nn.Linear(s.n_embd, LATENT, bias=False)  # a planning token's state to its latent
@@ -82,7 +81,10 @@ def with_plan(prefix, num_nodes):
 
 
 def losses(model, prefix, path, num_nodes):
-    """Next-token's cross-entropy, the decoder's, and the smooth L1: three scalars."""
+    """Next-token's cross-entropy, the decoder's, and the smooth L1: three scalars.
+
+    Arguments: prefix (B, P) and path (B, l), int64.
+    """
     l = path.shape[1]
     inputs = torch.cat([with_plan(prefix, num_nodes), path[:, :-1]], dim=1)
     h = states(model, inputs, l + PLANNING - 1)  # the last planning token predicts the start
@@ -90,14 +92,14 @@ def losses(model, prefix, path, num_nodes):
     with torch.no_grad():
         of_path = states(model, path, l)
     latents = model.autoencoder.encode(of_path)
-    again = model.autoencoder.decode(latents, path)
+    again = model.autoencoder.decode(latents, path)  # (B, l, V)
     written_again = F.cross_entropy(again.flatten(0, 1), path.flatten())
     said = model.say(h[:, :PLANNING])
     return next_token, written_again, F.smooth_l1_loss(said, latents.detach())
 
 
 def learn(model, prefix, path, s, step):
-    """Add the gradients of one batch: see train.learn. Returns: the loss, of all three parts."""
+    """Add the gradients of one batch: see train.learn. Returns: the loss, a float."""
     loss = sum(losses(model, prefix, path, s.num_nodes))
     loss.backward()
     return loss.item()
@@ -105,7 +107,7 @@ def learn(model, prefix, path, s, step):
 
 @torch.no_grad()
 def evaluate(model, prefix, path, s):
-    """As evaluate.evaluate, after the planning tokens; the path is written token by token."""
+    """masked.measure's part of evaluate.evaluate; written token by token, after the planning."""
     written, forced = [], []
     for p, q in zip(prefix.split(GRAPHS_AT_ONCE), path.split(GRAPHS_AT_ONCE)):
         plan = with_plan(p, s.num_nodes)
