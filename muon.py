@@ -9,7 +9,7 @@ import torch
 
 
 class Muon(torch.optim.Optimizer):
-    """Muon with Nesterov momentum, and weight decay as in AdamW (Liu et al. 2025, arXiv 2502.16982).
+    """Muon with Nesterov momentum, and AdamW's weight decay (Liu et al. 2025, arXiv 2502.16982).
 
     Parameters are matrices. A group's `pieces`: how many each parameter holds, stacked by rows.
     """
