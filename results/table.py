@@ -25,7 +25,7 @@ COLUMNS = ["model", "graph", "labels", "objective", "seeds", "graphs seen", "min
 COLUMNS += ["exact match", "difficult token", "the rest, forced", "cheat rate"]
 COLUMNS += ["then the goal", "margin", "chance"]
 PLAIN = "plain GPT"  # GPT-2's block and nothing of ours
-NETWORKS = [PLAIN, *MODELS.values()]
+NETWORKS = [*MODELS.values(), PLAIN]
 FIRST_PAGE = ["network and graph", "objective", "seeds", "exact match", "cheat rate"]
 
 
