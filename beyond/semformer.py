@@ -49,8 +49,8 @@ class Autoencoder(nn.Module):
         self.look = nn.MultiheadAttention(C, config.n_head, batch_first=True)
         self.norm = nn.LayerNorm(C)
         self.squeeze, self.unfold = nn.Linear(C, LATENT, bias=False), nn.Linear(LATENT, C)
-        block_size = PLANNING + path_len
-        self.decoder = GPT(GPTConfig(**vars(config) | {"n_layer": 2, "block_size": block_size}))
+        sizes = {"n_layer": 2, "block_size": PLANNING + path_len}
+        self.decoder = GPT(GPTConfig(**vars(config) | sizes))
 
     def encode(self, h):
         """The path's states h (B, l, C) -> latents (B, PLANNING, LATENT)."""
@@ -62,8 +62,7 @@ class Autoencoder(nn.Module):
         gpt, l = self.decoder, path.shape[1]
         x = torch.cat([self.unfold(latents), gpt.wte(path[:, :-1])], dim=1)
         x = x + gpt.wpe.weight[: x.shape[1]]
-        x = gpt.h[1](gpt.h[0](x, x.shape[1]), l)
-        return gpt.lm_head(gpt.ln_f(x))
+        return gpt.lm_head(gpt.ln_f(gpt.h[1](gpt.h[0](x, x.shape[1]), l)))
 
 
 def make_model(s):
@@ -94,8 +93,7 @@ def losses(model, prefix, path, num_nodes):
     latents = model.autoencoder.encode(of_path)
     again = model.autoencoder.decode(latents, path)  # (B, l, V)
     written_again = F.cross_entropy(again.flatten(0, 1), path.flatten())
-    said = model.say(h[:, :PLANNING])
-    return next_token, written_again, F.smooth_l1_loss(said, latents.detach())
+    return next_token, written_again, F.smooth_l1_loss(model.say(h[:, :PLANNING]), latents.detach())
 
 
 def learn(model, prefix, path, s, step):
