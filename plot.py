@@ -309,7 +309,7 @@ def draw(runs, graph):
         raise ValueError(f"no run has --graph {graph}; give one of: {' '.join(sorted(set(names)))}")
     if len(same) < len(runs):
         say(f"all pictures but bars show {same[0]['graph_name']}, {len(same)} of {len(runs)} runs")
-    sizes = "n_layer", "n_head", "n_embd", "batch_size", "steps", "decay", "lr", "n_future"
+    sizes = "n_layer n_head n_embd batch_size steps decay lr weight_decay n_future".split()
     for seeds in (s for m in split(same, "model").values() for s in split(m, "objective").values()):
         differ = [n for n in sizes if len({str(run["s"].get(n)) for run in seeds}) > 1]
         if differ:

@@ -32,7 +32,7 @@ import data  # noqa: E402
 import train  # noqa: E402
 from beyond.belief_state import states  # noqa: E402
 from beyond.masked import measure  # noqa: E402
-from evaluate import GRAPHS_AT_ONCE, read_prefix, write_on  # noqa: E402
+from evaluate import GRAPHS_AT_ONCE, decode  # noqa: E402
 from model_gpt import GPT, GPTConfig  # noqa: E402
 from plumbing import flags  # noqa: E402
 
@@ -109,8 +109,7 @@ def evaluate(model, prefix, path, s):
     written, forced = [], []
     for p, q in zip(prefix.split(GRAPHS_AT_ONCE), path.split(GRAPHS_AT_ONCE)):
         plan = with_plan(p, s.num_nodes)
-        first, cache = read_prefix(model, plan, s.path_len)
-        written.append(write_on(model, first, s.path_len, cache))
+        written.append(decode(model, plan, s.path_len, s.objective, s.num_nodes))
         forced.append(model(torch.cat([plan, q[:, :-1]], dim=1), s.path_len).argmax(dim=2))
     return measure(torch.cat(written), torch.cat(forced), path)
 

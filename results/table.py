@@ -107,10 +107,10 @@ def idea_table(runs):
     """
     ideas = [run for run in runs if run["s"].get("idea", "train") != "train"]
     graphs, seeds = {run["graph"] for run in ideas}, {run["s"]["seed"] for run in ideas}
-    plain = [r for r in runs if r not in ideas and r["graph"] in graphs and r["s"]["seed"] in seeds]
-    plain = [r for r in plain if r["s"]["model"] == "gpt"]
+    beside = [r for r in runs if r not in ideas and r["graph"] in graphs]
+    beside = [r for r in beside if r["s"]["seed"] in seeds and r["s"]["model"] == "gpt"]
     kinds = {}
-    for run in [run for run in plain if not is_variation(run)] + ideas:
+    for run in [run for run in beside if not is_variation(run)] + ideas:
         idea = run["s"].get("idea", "train")
         kinds.setdefault(run["s"]["objective"] if idea == "train" else idea, []).append(run)
     kinds = {n: kinds[n] for n in sorted(sorted(kinds), key=lambda n: (*OBJECTIVES, n).index(n))}
