@@ -76,12 +76,16 @@ def make_optimizers(model, s):
     """Muon for the matrices inside the blocks and AdamW for the rest, or AdamW for all: a list.
 
     A matrix is every parameter of two dimensions but A_log; so Canon's (C, 4) is one. Only matrices
-    have weight decay. Each group has its `full_lr`, which the loop scales by the schedule.
+    have weight decay. Beside Canon, positions learn at a tenth of the rate: at the full rate two
+    seeds of five do not find the path (results/LOG.md, 26 November 2026). Each group has its
+    `full_lr`, which the loop scales by the schedule.
     """
-    rest, pieces = [], {1: [], 2: [], 3: []}
+    rest, positions, pieces = [], [], {1: [], 2: [], 3: []}
     for name, p in model.named_parameters():
         in_block = {"h", "layers", "future"} & set(name.split("."))
-        if not in_block or p.ndim != 2 or name.endswith("A_log"):
+        if name.endswith("wpe.weight") and not s.no_canon:
+            positions.append(p)
+        elif not in_block or p.ndim != 2 or name.endswith("A_log"):
             rest.append(p)
         else:  # c_attn stacks the matrices of queries, keys and values, in_proj those of x and z
             pieces[3 if "c_attn" in name else 2 if "in_proj" in name else 1].append(p)
@@ -90,7 +94,8 @@ def make_optimizers(model, s):
         for n, params in pieces.items()
         if params
     ]
-    adamws = [{"params": rest}] + (matrices if s.optimizer == "adamw" else [])
+    adamws = [{"params": rest}, {"params": positions, "lr": s.lr / 10}]
+    adamws += matrices if s.optimizer == "adamw" else []
     optimizers = [torch.optim.AdamW(adamws, s.lr, betas=(0.9, 0.95), weight_decay=0.0)]
     if s.optimizer == "muon":
         optimizers.append(Muon(matrices, lr=10 * s.lr))

@@ -200,7 +200,9 @@ def plain_gradients(logits_of, inputs, targets):
 
 
 def pytorch_optimizers(model, s):
-    """PyTorch's own optimisers, set as train.make_optimizers sets ours. Returns: a list."""
+    """PyTorch's own optimisers, set as train.make_optimizers sets ours, but that positions learn at
+    the full rate, which takes as long. Returns: a list.
+    """
     matrices, rest = [], []
     for name, p in model.named_parameters():
         (matrices if s.optimizer == "muon" and "h." in name and p.ndim == 2 else rest).append(p)
