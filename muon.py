@@ -1,8 +1,8 @@
 """Muon: momentum with orthogonal steps (Jordan et al. 2024), for the matrices in a model's blocks.
 
 A few directions dominate the gradient of a matrix. An orthogonal step goes equally far in all, and
-so, on a plateau, also along the weak direction that leads out of it. But steps of one size make the
-matrices grow, and the larger a matrix, the less a step turns it. Weight decay limits this growth.
+so, on a plateau, also along the weak direction that leads out of it. Steps of one size make the
+matrices grow, and the larger a matrix, the less a step turns it; weight decay limits the growth.
 """
 
 import torch
@@ -21,11 +21,9 @@ class Muon(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self):
         for group in self.param_groups:
-            by_shape = {}
-            for p in group["params"]:
-                if p.grad is not None:
-                    by_shape.setdefault(p.shape, []).append(p)
-            for params in by_shape.values():  # as a batch, for speed
+            learning = [p for p in group["params"] if p.grad is not None]
+            for shape in dict.fromkeys(p.shape for p in learning):  # as a batch, for speed
+                params = [p for p in learning if p.shape == shape]
                 updates = []
                 for p in params:
                     if "momentum" not in self.state[p]:

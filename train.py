@@ -7,8 +7,8 @@
     python train.py --help           everything else
 
 A run leaves a folder with log.jsonl (a line for each evaluation), config.json and ckpt.pt.
-The settings stand in settings.py. In this file: the graphs of a step, model and optimisers, the
-loss, the loop, main. Everywhere, s is the namespace of the settings.
+The settings stand in settings.py. In this file: what a step needs, the loss, the loop, main.
+Everywhere, s is the namespace of the settings.
 """
 
 from plumbing import command_line
@@ -32,7 +32,7 @@ from muon import Muon
 from plumbing import flags, graph_files, pretrained, processes, run_folder
 
 # ------------------------------------------------------------------------------------------------
-# The graphs of a step
+# What a step needs: its graphs, the model, the optimisers and their learning rate
 
 
 def batch_of(step, s, fixed, forbidden):
@@ -50,11 +50,6 @@ def batch_of(step, s, fixed, forbidden):
     epoch, i = divmod(step, len(path) // B)  # an epoch's rest of less than a batch is skipped
     rows = graph_files.epoch_order(len(path), s.seed, epoch)[i * B : (i + 1) * B]
     return prefix[rows], path[rows]
-
-
-# ------------------------------------------------------------------------------------------------
-# Model, optimisers and learning rate
-
 
 def make_model(s, more_tokens=0):
     """The model that the settings describe, its initial weights drawn from the seed.
@@ -77,8 +72,7 @@ def make_optimizers(model, s):
 
     A matrix is every parameter of two dimensions but A_log; so Canon's (C, 4) is one. Only matrices
     have weight decay. Beside Canon, positions learn at a tenth of the rate: at the full rate two
-    seeds of five do not find the path (results/LOG.md, 26 November 2026). Each group has its
-    `full_lr`, which the loop scales by the schedule.
+    seeds of five do not find the path (results/LOG.md). The loop schedules each `full_lr`.
     """
     rest, positions, pieces = [], [], {1: [], 2: [], 3: []}
     for name, p in model.named_parameters():
@@ -226,28 +220,12 @@ def train_from(s, files, idea, checkpoint):
     test = processes.share_of(test, s.device)
     if processes.this_process()[0] > 0:  # only the first process writes
         return train(s, None, test, fixed, forbidden, idea, checkpoint)
-    if s.warmup > (1 - s.decay) * s.steps:  # the rate falls before it has risen
-        print(f"--warmup {s.warmup} is long for --steps {s.steps}: the learning rate starts to fall"
-              " before it has reached --lr")
     folder = Path(s.resume) if checkpoint else run_folder.new_folder(s)
     with run_folder.hold(folder):
         if checkpoint:
             run_folder.go_back_to(checkpoint, folder)
         record = train(s, folder, test, fixed, forbidden, idea, checkpoint)
     run_folder.conclude(record, folder, s)
-
-
-def evaluate_checkpoint(s, files, idea, checkpoint):
-    """What --eval_only does: measure a checkpoint, print it, and leave the folder as it is.
-
-    Raises: ValueError, OSError.
-    """
-    test = graph_files.unseen_graphs(s, files, checkpoint, batch_of)
-    model = idea.make_model(s)
-    step, _, _ = run_folder.restore(checkpoint, model)
-    with processes.mixed_precision(s):
-        measured = idea.evaluate(model.to(s.device), *processes.share_of(test, s.device), s)
-    run_folder.print_measurements(step, measured, s)
 
 
 def main(argv=None, idea=sys.modules[__name__]):
@@ -262,7 +240,7 @@ def main(argv=None, idea=sys.modules[__name__]):
         torch.set_num_threads(s.threads or torch.get_num_threads())
         processes.join_processes(s)
         if s.eval_only:
-            evaluate_checkpoint(s, files, idea, checkpoint)
+            run_folder.evaluate_checkpoint(s, files, checkpoint, idea, batch_of)
         else:
             train_from(s, files, idea, checkpoint)
         processes.leave_processes()

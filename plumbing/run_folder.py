@@ -21,7 +21,8 @@ import numpy
 import torch
 
 import data
-from plumbing.processes import leave_processes
+from plumbing import graph_files
+from plumbing.processes import leave_processes, mixed_precision, share_of
 
 
 class Run:
@@ -117,8 +118,22 @@ def conclude(record, folder, s):
     )
 
 
+def evaluate_checkpoint(s, files, checkpoint, idea, batch_of):
+    """What --eval_only does: measure a checkpoint, print it, and leave the folder as it is.
+
+    Arguments: idea, the file that has make_model and evaluate; batch_of, as train.py has it.
+    Raises: ValueError, OSError.
+    """
+    test = graph_files.unseen_graphs(s, files, checkpoint, batch_of)
+    model = idea.make_model(s)
+    step, _, _ = restore(checkpoint, model)
+    with mixed_precision(s):
+        measured = idea.evaluate(model.to(s.device), *share_of(test, s.device), s)
+    print_measurements(step, measured, s)
+
+
 def print_measurements(step, measured, s):
-    """What --eval_only prints: every number of `measured`, from evaluate, a line each."""
+    """Print every number of `measured`, from evaluate, a line each."""
     where = f" of {s.test_file}" if s.test_file else ""
     print(
         f"The checkpoint of step {step} on {s.n_test:,} graphs G({s.deg},{s.path_len}){where} that"
