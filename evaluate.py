@@ -88,6 +88,26 @@ def evaluate(model, prefix, path, s):
     return {name: (total.cpu().double() / int(count)).tolist() for name, total in totals.items()}
 
 
+def on_a_wrong_arm(name_next, arms, path):
+    """Here the cheat is caught: what does a model name that is led along another arm?
+
+    Arguments: name_next, a function from the nodes revealed (B, l - 1) to those named after each of
+        them (B, l - 1); arms (B, deg, l) and path (B, l), int64.
+    Returns: a dict of bool tensors (B,), for evaluate; without another arm or inner nodes, empty.
+    """
+    deg, path_len = arms.shape[1:]
+    if deg == 1 or path_len < 3:
+        return {}
+    is_goal_arm = (arms == path[:, None]).all(dim=2)  # (B, deg)
+    another = (is_goal_arm.int().argmax(dim=1) + 1) % deg  # (B,)
+    wrong = arms[torch.arange(len(arms)), another]  # (B, l)
+    named = name_next(wrong[:, :-1])  # (B, l - 1): tokens 1 … l - 1
+    ends = {"writes_arm_end": named[:, -1] == wrong[:, -1]}
+    ends |= {"writes_goal": named[:, -1] == path[:, -1]}
+    inner = (named == wrong[:, 1:])[:, 1:-1]  # but for the first step: (B, l - 3)
+    return ends | ({"cheat_rate": inner.all(dim=1)} if path_len > 3 else {})
+
+
 def hits_of(model, prefix, path, s):
     """evaluate for one batch: bool tensors (B,) or (B, l); margin (B,), float."""
     path_len = path.shape[1]
@@ -106,14 +126,8 @@ def hits_of(model, prefix, path, s):
         written = in_order(write_on(model, first, path_len, copy.deepcopy(cache)))
         logits = model(in_order(path)[:, :-1], cache=copy.deepcopy(cache))  # (B, l - 1, V)
         forced = in_order(torch.cat([first, logits.argmax(dim=2)], dim=1))
-        if not s.reverse and s.deg > 1 and path_len > 2:
-            another = (is_goal_arm.int().argmax(dim=1) + 1) % s.deg  # (B,)
-            wrong = arms[torch.arange(len(arms)), another]  # (B, l)
-            named = model(wrong[:, :-1], cache=cache).argmax(dim=2)  # (B, l - 1): tokens 1 … l - 1
-            if path_len > 3:
-                hits["cheat_rate"] = (named == wrong[:, 1:])[:, 1:-1].all(dim=1)
-            hits["writes_arm_end"] = named[:, -1] == wrong[:, -1]
-            hits["writes_goal"] = named[:, -1] == path[:, -1]
+        if not s.reverse:
+            hits |= on_a_wrong_arm(lambda nodes: model(nodes, cache=cache).argmax(2), arms, path)
     if s.deg > 1 and path_len > 2:
         # A difference of logits is a difference of log-probabilities.
         difficult = logits[:, path_len - 3 if s.reverse else 0].float()  # (B, V)

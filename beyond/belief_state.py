@@ -28,7 +28,7 @@ import torch.nn.functional as F  # noqa: E402
 import data  # noqa: E402
 import train  # noqa: E402
 from beyond.masked import measure  # noqa: E402
-from evaluate import GRAPHS_AT_ONCE  # noqa: E402
+from evaluate import GRAPHS_AT_ONCE, on_a_wrong_arm  # noqa: E402
 from model_gpt import GPT, GPTConfig  # noqa: E402
 from plumbing import flags  # noqa: E402
 
@@ -73,26 +73,35 @@ def learn(model, prefix, path, s, step):
     return loss.item()
 
 
-def next_tokens(model, prefix, path, num_nodes):
-    """The most likely next tokens, with an empty suffix: path (B, l - 1) so far -> (B, l)."""
-    nothing = torch.full_like(prefix[:, :1], num_nodes + data.DUMMY)
-    forward = states(model, torch.cat([prefix, path], dim=1), path.shape[1] + 1)
-    backward = states(model.backward_encoder, nothing, 1).expand_as(forward)
-    return both_tokens(model, forward, backward)[:, :, 0].argmax(dim=2)
+def measure_written(next_tokens, prefix, path, s):
+    """evaluate.evaluate's measurements but the margin, of a model that writes token by token.
+
+    Arguments: next_tokens, a function from a prefix (B, P) and the path so far (B, k) to the
+        tokens that the model names at each place, (B, k + 1); prefix (M, P) and path (M, l), int64.
+    """
+    written, forced, wrong_arm = [], [], []
+    for p, q in zip(prefix.split(GRAPHS_AT_ONCE), path.split(GRAPHS_AT_ONCE)):
+        tokens = q[:, :0]
+        for _ in range(s.path_len):
+            tokens = torch.cat([tokens, next_tokens(p, tokens)[:, -1:]], dim=1)
+        written.append(tokens)
+        forced.append(next_tokens(p, q[:, :-1]))
+        arms = data.trace_arms(p, s.deg, s.num_nodes)
+        wrong_arm.append(on_a_wrong_arm(lambda nodes: next_tokens(p, nodes)[:, 1:], arms, q))
+    return measure(torch.cat(written), torch.cat(forced), path, wrong_arm)
 
 
 @torch.no_grad()
 def evaluate(model, prefix, path, s):
-    """As evaluate.evaluate; the path is written token by token."""
-    written, forced = [], []
-    for p, q in zip(prefix.split(GRAPHS_AT_ONCE), path.split(GRAPHS_AT_ONCE)):
-        tokens = q[:, :0]
-        for _ in range(s.path_len):
-            newest = next_tokens(model, p, tokens, s.num_nodes)[:, -1:]
-            tokens = torch.cat([tokens, newest], dim=1)
-        written.append(tokens)
-        forced.append(next_tokens(model, p, q[:, :-1], s.num_nodes))
-    return measure(torch.cat(written), torch.cat(forced), path)
+    """See measure_written. The suffix is empty: nothing of the rest of the path is shown."""
+
+    def next_tokens(prefix, so_far):
+        nothing = torch.full_like(prefix[:, :1], s.num_nodes + data.DUMMY)
+        forward = states(model, torch.cat([prefix, so_far], dim=1), so_far.shape[1] + 1)
+        backward = states(model.backward_encoder, nothing, 1).expand_as(forward)
+        return both_tokens(model, forward, backward)[:, :, 0].argmax(dim=2)
+
+    return measure_written(next_tokens, prefix, path, s)
 
 
 if __name__ == "__main__":

@@ -64,9 +64,13 @@ def learn(model, prefix, path, s, step):
     return loss.item()
 
 
-def measure(written, forced, path):
-    """What evaluate.evaluate reports, of tokens written, forced and true, (B, l) each."""
-    return {
+def measure(written, forced, path, wrong_arm=({},)):
+    """What evaluate.evaluate reports, of tokens written, forced and true, (B, l) each.
+
+    Arguments: wrong_arm, what evaluate.on_a_wrong_arm returned for each batch, where it was asked.
+    """
+    cheat = {name: torch.cat([hits[name] for hits in wrong_arm]) for name in wrong_arm[0]}
+    return {name: hits.double().mean().item() for name, hits in cheat.items()} | {
         "accuracy": (written == path).all(dim=1).double().mean().item(),
         "position_accuracy": (written == path).double().mean(dim=0).tolist(),
         "forced_accuracy": (forced == path).double().mean(dim=0).tolist(),

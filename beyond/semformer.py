@@ -30,9 +30,7 @@ import torch.nn.functional as F  # noqa: E402
 
 import data  # noqa: E402
 import train  # noqa: E402
-from beyond.belief_state import states  # noqa: E402
-from beyond.masked import measure  # noqa: E402
-from evaluate import GRAPHS_AT_ONCE, decode  # noqa: E402
+from beyond.belief_state import measure_written, states  # noqa: E402
 from model_gpt import GPT, GPTConfig  # noqa: E402
 from plumbing import flags  # noqa: E402
 
@@ -105,13 +103,13 @@ def learn(model, prefix, path, s, step):
 
 @torch.no_grad()
 def evaluate(model, prefix, path, s):
-    """masked.measure's part of evaluate.evaluate; written token by token, after the planning."""
-    written, forced = [], []
-    for p, q in zip(prefix.split(GRAPHS_AT_ONCE), path.split(GRAPHS_AT_ONCE)):
-        plan = with_plan(p, s.num_nodes)
-        written.append(decode(model, plan, s.path_len, s.objective, s.num_nodes))
-        forced.append(model(torch.cat([plan, q[:, :-1]], dim=1), s.path_len).argmax(dim=2))
-    return measure(torch.cat(written), torch.cat(forced), path)
+    """See belief_state.measure_written. The planning tokens stand after the prefix."""
+
+    def next_tokens(prefix, so_far):
+        tokens = torch.cat([with_plan(prefix, s.num_nodes), so_far], dim=1)
+        return model(tokens, so_far.shape[1] + 1).argmax(dim=2)
+
+    return measure_written(next_tokens, prefix, path, s)
 
 
 if __name__ == "__main__":

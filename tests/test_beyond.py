@@ -11,8 +11,10 @@ import pytest
 import torch
 
 import data
+import test_evaluate
 import train
 from beyond import belief_state, diffusion, hybrid, joint_tokens, masked, next_latent, scratchpad, semformer, token_order
+from evaluate import evaluate
 from helpers import HOME, TINY, lines, refusal, settings
 
 IDEAS = [belief_state, hybrid, token_order, next_latent, joint_tokens, semformer, scratchpad, masked, diffusion]
@@ -225,6 +227,19 @@ def test_diffusion_writes_the_surest_hole_first(monkeypatch):
     monkeypatch.setattr(diffusion, "logits_of", logits_of)
     written, order = diffusion.decode(None, prefix, L, N)
     assert torch.equal(written, path) and order.tolist() == [[4, 3, 2, 1]] * 5
+
+
+def test_what_is_written_token_by_token_is_measured_as_train_py_does():
+    """On made models: one plans, one only cheats, one takes the right first step and follows any arm."""
+    for choose in (test_evaluate.plan, test_evaluate.wrong_arm, lambda arms, goal: arms[0]):
+        rule, s = test_evaluate.Rule(choose), settings(deg=3, path_len=4, num_nodes=test_evaluate.N)
+        next_tokens = lambda prefix, so_far: rule(torch.cat([prefix, so_far], dim=1), so_far.shape[1] + 1).argmax(dim=2)
+        measured = belief_state.measure_written(next_tokens, *test_evaluate.graphs(), s)
+        expected = evaluate(rule, *test_evaluate.graphs(), s)
+        assert measured == {name: pytest.approx(expected[name]) for name in measured} and measured["cheat_rate"] == 1
+        assert expected.keys() - measured.keys() == {"margin", "wrong_arm", "no_path"}
+    no_node = lambda prefix, so_far: torch.full((len(prefix), so_far.shape[1] + 1), test_evaluate.N)  # always `|`
+    assert belief_state.measure_written(no_node, *test_evaluate.graphs(), s)["cheat_rate"] == 0
 
 
 def test_hybrid_takes_turns(monkeypatch):
