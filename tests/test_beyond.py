@@ -13,11 +13,12 @@ import torch
 import data
 import test_evaluate
 import train
-from beyond import belief_state, diffusion, hybrid, joint_tokens, masked, next_latent, scratchpad, semformer, token_order
+from beyond import belief_state, diffusion, hybrid, joint_tokens, masked, next_latent, scratchpad, second_last, semformer, token_order
 from evaluate import evaluate
 from helpers import HOME, TINY, lines, refusal, settings
 
-IDEAS = [belief_state, hybrid, token_order, next_latent, joint_tokens, semformer, scratchpad, masked, diffusion]
+IDEAS = [belief_state, hybrid, token_order, next_latent, joint_tokens, semformer, scratchpad, masked, diffusion,
+         second_last]
 N, L = 12, 4
 
 
@@ -240,6 +241,45 @@ def test_what_is_written_token_by_token_is_measured_as_train_py_does():
         assert expected.keys() - measured.keys() == {"margin", "wrong_arm", "no_path"}
     no_node = lambda prefix, so_far: torch.full((len(prefix), so_far.shape[1] + 1), test_evaluate.N)  # always `|`
     assert belief_state.measure_written(no_node, *test_evaluate.graphs(), s)["cheat_rate"] == 0
+
+
+def test_second_last_learns_the_next_token_and_a_hole():
+    model, s = model_of(second_last)
+    s.path_len, s.num_nodes = L, N
+    prefix, path = graphs()
+    holes = set()
+    for step in range(12):
+        model.zero_grad()
+        loss = second_last.learn(model, prefix, path, s, step)
+        next_token, hole = [], {i: [] for i in range(L - 1)}
+        with torch.no_grad():
+            for p, row in zip(prefix.tolist(), path.tolist()):
+                logits = model(torch.tensor([p + row[:-1]]))[0, -L:].tolist()
+                next_token += [-math.log(softmax(logits[i])[row[i]]) for i in range(L)]
+                for i in hole:
+                    logits = model(torch.tensor([p + row[:i] + [N + 3, row[i + 1]]]))[0, -1].tolist()
+                    hole[i].append(-math.log(softmax(logits)[row[i]]))
+        means = [sum(losses) / len(path) + sum(next_token) / len(next_token) for losses in hole.values()]
+        holes.add(min(range(L - 1), key=lambda i: abs(means[i] - loss)))
+        assert min(abs(mean - loss) for mean in means) < 1e-9 and model.wte.weight.grad.any()
+    assert holes == set(range(L - 1))  # each place is drawn in some step
+
+
+def test_a_draft_is_refined_from_its_end_and_the_end_is_kept(monkeypatch):
+    """A made model that knows each node's parent: a draft that ends in the goal becomes the path; one on a wrong arm stays."""
+    prefix, path = graphs(50)
+    arms = data.trace_arms(prefix, 2, N)
+    wrong = torch.where((arms[:, :1] == path[:, None]).all(2), arms[:, 1], arms[:, 0])
+
+    def fill_hole(model, p, draft, i, num_nodes):
+        is_child = arms[:, :, 1:] == draft[:, i + 1, None, None]
+        parents = torch.where(is_child, arms[:, :, :-1], 0).sum(dim=(1, 2))
+        return torch.nn.functional.one_hot(parents, N + 4).float()
+
+    monkeypatch.setattr(second_last, "fill_hole", fill_hole)
+    draft = torch.cat([wrong[:, :-1], path[:, -1:]], dim=1)
+    assert torch.equal(second_last.refine(None, prefix, draft, N), path) and not torch.equal(draft, path)
+    assert torch.equal(second_last.refine(None, prefix, wrong, N), wrong)
 
 
 def test_hybrid_takes_turns(monkeypatch):
