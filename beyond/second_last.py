@@ -8,7 +8,7 @@ does both, told apart by a hole, `$`. For the path s a b g, with a as the token 
 
     inputs    … s g =  s  a  b        the next token, as ever
     targets         s  a  b  g
-    inputs    … s g =  s  $  b        the token at the hole, from those before it and the one after
+    inputs    … s g =  s  $  b        the token at the hole, from those before and the one after it
     targets                  a
 
 The loss is the mean of next-token's cross-entropies plus that of one hole, at a place that is drawn
@@ -67,8 +67,8 @@ def refine(model, prefix, draft, num_nodes):
 
 @torch.no_grad()
 def evaluate(model, prefix, path, s):
-    """As evaluate.evaluate, of the draft; but accuracy, position_accuracy and difficult are those of
-    the refined path. draft_accuracy is the draft's; draft_goal: how often it ends in the goal.
+    """As evaluate.evaluate, of the draft; but accuracy, position_accuracy and difficult are the
+    refined path's. draft_accuracy is the draft's; draft_goal: how often it ends in the goal.
     """
     measured = measure_draft(model, prefix, path, s)
     refined = []
