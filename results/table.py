@@ -21,11 +21,12 @@ from plumbing.run_folder import write_whole  # noqa: E402
 
 RUNS, BENCH = "results/table.py", "results/table.py, bench"  # what the marks name
 IDEAS, GPU = "results/table.py, ideas", "results/table.py, gpu"
-COLUMNS = ["model", "graph", "labels", "objective", "seeds", "graphs seen", "minutes"]
+COLUMNS = ["model", "graph", "labels", "layers", "objective", "seeds", "graphs seen", "minutes"]
 COLUMNS += ["exact match", "difficult token", "the rest, forced", "cheat rate"]
 COLUMNS += ["then the goal", "margin", "chance"]
 PLAIN = "plain GPT"  # GPT-2's block and nothing of ours
 NETWORKS = [*MODELS.values(), PLAIN]
+SIZES = "n_layer n_head n_embd batch_size steps lr weight_decay decay".split()
 FIRST_PAGE = ["network and graph", "objective", "seeds", "exact match", "cheat rate"]
 
 
@@ -48,7 +49,7 @@ def table(runs, columns=COLUMNS):
         name += ", reversed" * (s["reverse"] and s["objective"] != "reverse")
         name += f", n = {s['n_future']}" * (s["n_future"] > 1)
         order = NETWORKS.index(network_of(s)), run["graph"], OBJECTIVES.index(s["objective"])
-        kinds.setdefault((*order, name, s["steps"] * s["batch_size"]), []).append(run)
+        kinds.setdefault((*order, name, *(s[size] for size in SIZES)), []).append(run)
     rows = [dict(zip(COLUMNS, row(kind, kinds[kind]), strict=True)) for kind in sorted(kinds)]
     for cells in rows:
         cells["network and graph"] = "{model}, {graph}, {labels} labels".format(**cells)
@@ -70,7 +71,7 @@ def share_of(values):
 
 def row(kind, runs):
     """The cells of one row: the runs that differ only in the seed."""
-    network, (deg, path_len, num_nodes), _, name, _ = kind
+    network, (deg, path_len, num_nodes), _, name, layers = kind[:5]
     ends = [run["log"][-1] for run in runs]
 
     # A model that trained on the first step alone writes noise before it, so its first step is
@@ -86,6 +87,7 @@ def row(kind, runs):
         NETWORKS[network],
         f"G({deg},{path_len})",
         num_nodes,
+        layers,
         name,
         len(runs),
         f"{median(end['graphs'] for end in ends):,.0f}",

@@ -64,17 +64,17 @@ def test_a_page_without_its_marks_is_left_as_it_is(tmp_path, page):
 def test_runs_that_differ_in_more_than_the_seed_have_rows_of_their_own():
     variations = [{}, dict(seed=2), dict(objective="reverse", reverse=True), dict(objective="multi", n_future=2)]
     variations += [dict(objective="multi", n_future=2, reverse=True), dict(optimizer="adamw"), dict(only_difficult=True)]
-    variations += [dict(steps=1600), dict(n_future=1, model="mamba")]
+    variations += [dict(steps=1600), dict(n_future=1, model="mamba"), dict(weight_decay=0.1)]
     end = dict(graphs=1, seconds=60, accuracy=0.5, difficult=0.25, forced_accuracy=[1.0, 0.75, 1.0, 1.0, 1.0])
     runs = [dict(s=DEFAULTS | dict(n_future=1) | v, graph=(2, 5, 50), log=[end]) for v in variations]
     rows = [line.split(" | ") for line in table.table(runs).splitlines()[2:]]
-    assert [row[3] for row in rows] == [
-        "next", "next", "next, AdamW", "next, difficult token only",
+    assert [row[4] for row in rows] == [
+        "next", "next", "next", "next, AdamW", "next, difficult token only",
         "reverse", "multi, n = 2", "multi, reversed, n = 2", "next",
     ]  # fmt: skip
-    assert [row[4] for row in rows] == ["2"] + ["1"] * 7
+    assert [row[5] for row in rows] == ["2"] + ["1"] * 8
     # Where only the first step is trained, it is measured after the true start.
-    assert [row[8] for row in rows[:4]] == ["25.0%, 25.0%", "25.0%", "25.0%", "75.0%"]
+    assert [row[9] for row in rows[:5]] == ["25.0%, 25.0%", "25.0%", "25.0%", "25.0%", "75.0%"]
 
 
 def test_ideas_stand_beside_the_objectives_that_saw_the_same_graphs():
