@@ -205,7 +205,7 @@ def main():
         raise ValueError("give --write, or nothing")
     results = HOME / "results"
     try:
-        runs = find_runs([results])
+        runs, ideas = find_runs([results]), find_runs([results / "ideas"])
         table(runs)
     except KeyError as fault:  # such as the files of a run from an older version
         raise ValueError(
@@ -217,9 +217,9 @@ def main():
         put_into(results / "README.md", RUNS, table(runs))
         put_into(results / "README.md", BENCH, bench)
         put_into(results / "README.md", GPU, gpu_table(results / "gpu.json"))
-        put_into(HOME / "beyond" / "README.md", IDEAS, idea_table(runs))
+        put_into(HOME / "beyond" / "README.md", IDEAS, idea_table(ideas))
     else:
-        tables = table(runs), bench, table(runs, FIRST_PAGE), idea_table(runs)
+        tables = table(runs), bench, table(runs, FIRST_PAGE), idea_table(ideas)
         print(*tables, gpu_table(results / "gpu.json"), sep="\n\n")
 
 
