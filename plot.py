@@ -30,6 +30,7 @@ from settings import CHOICES
 # Reading the logs
 OBJECTIVES = CHOICES["objective"]
 MODELS = {"gpt": "GPT", "mamba": "Mamba"}
+SIZES = "n_layer n_head n_embd batch_size steps decay lr weight_decay n_future".split()
 
 
 def say(sentence):
@@ -309,9 +310,8 @@ def draw(runs, graph):
         raise ValueError(f"no run has --graph {graph}; give one of: {' '.join(sorted(set(names)))}")
     if len(same) < len(runs):
         say(f"all pictures but bars show {same[0]['graph_name']}, {len(same)} of {len(runs)} runs")
-    sizes = "n_layer n_head n_embd batch_size steps decay lr weight_decay n_future".split()
     for seeds in (s for m in split(same, "model").values() for s in split(m, "objective").values()):
-        differ = [n for n in sizes if len({str(run["s"].get(n)) for run in seeds}) > 1]
+        differ = [n for n in SIZES if len({str(run["s"].get(n)) for run in seeds}) > 1]
         if differ:
             say(f"{seeds[0]['folder']} and its other seeds differ in {', '.join(differ)}")
     pairs = [run for run in same if run["s"]["objective"] in ("next", "teacherless")]

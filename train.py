@@ -6,9 +6,8 @@
     python train.py --teacherless    all tokens at once, none of them revealed: solved in most seeds
     python train.py --help           everything else
 
-A run leaves a folder with log.jsonl (a line for each evaluation), config.json and ckpt.pt.
-The settings stand in settings.py. In this file: what a step needs, the loss, the loop, main.
-Everywhere, s is the namespace of the settings.
+A run leaves a folder with log.jsonl (a line for each evaluation), config.json and ckpt.pt. Here are
+what a step needs, the loss, the loop and main. Everywhere, s holds the settings of settings.py.
 """
 
 from plumbing import command_line
@@ -50,6 +49,7 @@ def batch_of(step, s, fixed, forbidden):
     epoch, i = divmod(step, len(path) // B)  # an epoch's rest of less than a batch is skipped
     rows = graph_files.epoch_order(len(path), s.seed, epoch)[i * B : (i + 1) * B]
     return prefix[rows], path[rows]
+
 
 def make_model(s, more_tokens=0):
     """The model that the settings describe, its initial weights drawn from the seed.

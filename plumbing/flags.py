@@ -182,9 +182,6 @@ def settle(given, idea="train"):
     if s.device == "auto":
         s.device = "cuda" if torch.cuda.is_available() else "cpu"
     check_settings(s)
-    if s.warmup > (1 - s.decay) * s.steps and not s.eval_only:
-        print(f"--warmup {s.warmup} is long for --steps {s.steps}: the learning rate starts to fall"
-              " before it has reached --lr")
     return s, files, checkpoint
 
 

@@ -38,6 +38,9 @@ class Run:
         self.record = None  # the last line of the log
         self.last_step = None  # when the last step ended, and the last evaluation, after which step
         self.last_evaluation = None
+        if folder and s.warmup > (1 - s.decay) * s.steps:
+            print(f"--warmup {s.warmup} is long for --steps {s.steps}: the learning rate starts to"
+                  " fall before it has reached --lr")
 
     def seconds(self):
         """The age of the run in seconds, all its parts together."""

@@ -15,7 +15,7 @@ from statistics import median
 HOME = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(HOME))
 
-from plot import MODELS, OBJECTIVES, find_runs, is_variation  # noqa: E402
+from plot import MODELS, OBJECTIVES, SIZES, find_runs, is_variation  # noqa: E402
 from plumbing import flags  # noqa: E402
 from plumbing.run_folder import write_whole  # noqa: E402
 
@@ -26,7 +26,6 @@ COLUMNS += ["exact match", "difficult token", "the rest, forced", "cheat rate"]
 COLUMNS += ["then the goal", "margin", "chance"]
 PLAIN = "plain GPT"  # GPT-2's block and nothing of ours
 NETWORKS = [*MODELS.values(), PLAIN]
-SIZES = "n_layer n_head n_embd batch_size steps lr weight_decay decay".split()
 FIRST_PAGE = ["network and graph", "objective", "seeds", "exact match", "cheat rate"]
 
 
