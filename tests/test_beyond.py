@@ -13,12 +13,12 @@ import torch
 import data
 import test_evaluate
 import train
-from beyond import belief_state, diffusion, hybrid, joint_tokens, masked, next_latent, scratchpad, second_last, semformer, token_order
+from beyond import belief_state, diffusion, hybrid, joint_tokens, masked, next_latent, ranking, scratchpad, second_last, semformer, token_order
 from evaluate import evaluate
 from helpers import HOME, TINY, lines, refusal, settings
 
 IDEAS = [belief_state, hybrid, token_order, next_latent, joint_tokens, semformer, scratchpad, masked, diffusion,
-         second_last]
+         second_last, ranking]
 N, L = 12, 4
 
 
@@ -63,6 +63,20 @@ def test_token_order_is_next_token_and_a_ranking_of_what_comes():
     got = token_order.losses(model, inputs, path)
     assert got[0].item() == pytest.approx(sum(next_token) / len(next_token))
     assert got[1].item() == pytest.approx(sum(order) / len(order), rel=1e-6)  # targets are float32
+
+
+def test_ranking_asks_each_output_for_the_order_of_what_comes_above_all_else():
+    model, s = model_of(ranking)
+    prefix, path = graphs()
+    inputs, _ = data.layout("next", prefix, path, N)
+    logits, pairs = model(inputs, num_outputs=L), []
+    for b, row in enumerate(path.tolist()):
+        for t in range(L):
+            coming, score = row[t:], logits[b, t].tolist()
+            for i, first in enumerate(coming):
+                below = [v for v in range(N + 4) if v not in coming[: i + 1]]
+                pairs += [math.log(1 + math.exp(score[v] - score[first])) for v in below]
+    assert ranking.ranking_loss(logits, path).item() == pytest.approx(sum(pairs) / len(pairs))
 
 
 def test_next_latent_predicts_every_later_state_from_each():
