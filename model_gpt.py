@@ -32,7 +32,7 @@ import torch.nn.functional as F
 class GPTConfig:
     vocab_size: int
     block_size: int  # the longest sequence, in tokens
-    n_layer: int = 8
+    n_layer: int = 12
     n_head: int = 4
     n_embd: int = 64
     n_future: int = 1  # output heads; head k predicts the token k ahead

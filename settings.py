@@ -26,7 +26,7 @@ SETTINGS = {
     ),
     "the model": dict(
         model=("gpt", "a Transformer or a Mamba"),
-        n_layer=({"gpt": 8, "mamba": 4}, "blocks"),
+        n_layer=({"gpt": 12, "mamba": 4}, "blocks"),
         n_head=(4, "attention heads of the GPT"),
         n_embd=(64, "channels"),
         no_canon=(False, "the GPT without its Canon layers, as in GPT-2"),
