@@ -13,12 +13,12 @@ import torch
 import data
 import test_evaluate
 import train
-from beyond import belief_state, diffusion, hybrid, joint_tokens, masked, next_latent, ranking, scratchpad, second_last, semformer, token_order
+from beyond import belief_state, diffusion, hybrid, joint_tokens, masked, mixture, next_latent, ranking, scratchpad, second_last, semformer, token_order
 from evaluate import evaluate
 from helpers import HOME, TINY, lines, refusal, settings
 
 IDEAS = [belief_state, hybrid, token_order, next_latent, joint_tokens, semformer, scratchpad, masked, diffusion,
-         second_last, ranking]
+         second_last, ranking, mixture]
 N, L = 12, 4
 
 
@@ -302,6 +302,26 @@ def test_hybrid_takes_turns(monkeypatch):
     for step in range(4):
         hybrid.learn(None, None, None, settings(), step)
     assert seen == ["teacherless", "next", "teacherless", "next"]
+
+
+def test_mixture_hides_nothing_or_random_tokens_or_an_end_in_turns(monkeypatch):
+    seen = []
+    monkeypatch.setattr(train, "add_gradients", lambda model, inputs, targets: seen.append((inputs, targets)))
+    prefix, path = graphs(3000)
+    s, P = settings(path_len=L, num_nodes=N), prefix.shape[1]
+    for step in range(3):
+        mixture.learn(None, prefix, path, s, step)
+    dummy = N + data.DUMMY
+    for inputs, targets in seen:  # only the path's own tokens are hidden, and all of them are predicted
+        assert torch.equal(inputs[:, :P], prefix) and torch.equal(targets[:, :, 0], path)
+        assert ((inputs[:, P:] == path[:, :-1]) | (inputs[:, P:] == dummy)).all()
+    none, random, end = ((inputs[:, P:] == dummy) for inputs, _ in seen)
+    assert not none.any() and abs(random.double().mean() - 0.5) < 0.03
+    kinds = {tuple(row) for row in random.tolist()}
+    assert len(kinds) == 2 ** (L - 1)  # every pattern of holes
+    places = end.sum(dim=1)  # L - 1 places, each equally likely to be the first that is hidden
+    assert (end == (torch.arange(L - 1) >= (L - 1 - places)[:, None])).all()
+    assert all(abs((places == k).double().mean() - 1 / (L - 1)) < 0.05 for k in range(1, L))
 
 
 @pytest.mark.parametrize("idea", IDEAS, ids=lambda idea: idea.__name__.rpartition(".")[2])
