@@ -71,8 +71,8 @@ def make_optimizers(model, s):
     """Muon for the matrices inside the blocks and AdamW for the rest, or AdamW for all: a list.
 
     A matrix is every parameter of two dimensions but A_log; so Canon's (C, 4) is one. Only matrices
-    have weight decay. Beside Canon, positions learn at a tenth of the rate: at the full rate two
-    seeds of five do not find the path (results/LOG.md). The loop schedules each `full_lr`.
+    have weight decay. Beside Canon, positions learn at a tenth of the rate: with seven layers, two
+    seeds of five needed that (results/LOG.md). The loop schedules each `full_lr`.
     """
     rest, positions, pieces = [], [], {1: [], 2: [], 3: []}
     for name, p in model.named_parameters():

@@ -32,7 +32,7 @@ def test_next_token_prediction_learns_all_but_the_difficult_token_and_cheats(tmp
     [
         (["--reverse", "--steps", "200"], 0.98),
         (["--multi", "--path_len", "4", "--steps", "300"], 0.9),  # the default graph takes 600
-        (["--teacherless", "--steps", "700"], 0.75),
+        (["--teacherless", "--steps", "500"], 0.75),
         (["--model", "mamba", "--deg", "2", "--teacherless", "--steps", "400"], 0.85),
     ],
 )
