@@ -9,8 +9,8 @@ order in which they come:
     inputs     … s g =   s           a          b
     ranking              a > b > g   b > g      g        … > every other token
 
-The next token is on top, so decoding stays greedy, and the cheat still finds it wherever the path is
-revealed. But the place that sees only s must rank b and g as well, several edges ahead, which
+The next token is on top, so decoding stays greedy, and the cheat still finds it wherever the path
+is revealed. But the place that sees only s must rank b and g as well, several edges ahead, which
 nothing reveals. Each pair in which the first must outrank the second costs
 
     log(1 + exp(score of the second - score of the first))      (RankNet, Burges et al. 2005),

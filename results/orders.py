@@ -73,7 +73,8 @@ def main(argv=None):
             parts = prefix.split(GRAPHS_AT_ONCE)
             paths = [decode(model, p, s.path_len, s.objective, s.num_nodes) for p in parts]
             first = torch.cat(paths)[:, 1]
-            print(f"{folder}: the first step is right in {(first == path[:, 1]).double().mean():.1%}")
+            right = (first == path[:, 1]).double().mean()
+            print(f"{folder}: the first step is right in {right:.1%}")
             for ahead, count, graphs, right in by_order(first, prefix, path, s.deg, s.num_nodes):
                 order = "forward" if ahead else "backward"
                 print(
