@@ -7,8 +7,8 @@ random tokens and of all the tokens that follow. For a path, each of them hides 
 
     next        … s g =  s  a  b      nothing is hidden
     random      … s g =  s  $  b      each token is, with a chance drawn for its graph
-    all next    … s g =  s  $  $      all are, from a place drawn for its graph: from the first one
-    targets           s  a  b  g      on, this is teacherless training
+    all next    … s g =  s  $  $      all are, from a place drawn for its graph (from the first
+    targets           s  a  b  g      place on: teacherless training)
 
 A hidden token cannot be followed to the next one, so the signal about the plan comes back, while
 the path is still decoded token by token, as in the first turn. Hiding random tokens alone is one of

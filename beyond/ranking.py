@@ -6,8 +6,8 @@
 one output head must say, and nothing else. Of all tokens, those still to come rank first, in the
 order in which they come:
 
-    inputs     … s g =   s           a          b
-    ranking              a > b > g   b > g      g        … > every other token
+    inputs     … s g  =               s           a       b
+    ranking           s > a > b > g   a > b > g   b > g   g     … > every other token
 
 The next token is on top, so decoding stays greedy, and the cheat still finds it wherever the path
 is revealed. But the place that sees only s must rank b and g as well, several edges ahead, which
