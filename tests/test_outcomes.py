@@ -20,7 +20,7 @@ def outcome(folder, *flags):
 
 @pytest.mark.slow
 def test_next_token_prediction_learns_all_but_the_difficult_token_and_cheats(tmp_path):
-    end = outcome(tmp_path / "run", "--steps", "250")
+    end = outcome(tmp_path / "run", "--steps", "200")
     assert abs(end["difficult"] - end["chance"]) < 0.05 and abs(end["margin"]) < 0.5
     assert min(end["forced_accuracy"][:1] + end["forced_accuracy"][2:]) > 0.99
     assert end["cheat_rate"] > 0.95 and end["writes_arm_end"] + end["writes_goal"] > 0.95
@@ -31,7 +31,8 @@ def test_next_token_prediction_learns_all_but_the_difficult_token_and_cheats(tmp
     "flags, least",
     [
         (["--reverse", "--steps", "200"], 0.98),
-        (["--multi", "--path_len", "4", "--steps", "300"], 0.9),  # the default graph takes 600
+        # the default graph takes 650 steps, and twelve layers more than these on G(2,4)
+        (["--multi", "--path_len", "4", "--n_layer", "8", "--steps", "300"], 0.9),
         (["--teacherless", "--steps", "500"], 0.75),
         (["--model", "mamba", "--deg", "2", "--teacherless", "--steps", "400"], 0.85),
     ],
