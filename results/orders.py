@@ -27,13 +27,12 @@ from evaluate import GRAPHS_AT_ONCE, decode  # noqa: E402
 from plumbing import flags, graph_files  # noqa: E402
 
 
-def forward_arms(prefix, deg, num_nodes):
+def forward_arms(prefix, arms):
     """Whether the edge v1 v2 of each arm stands before its edge v2 v3.
 
-    Arguments: prefix (B, P), int64, of graphs whose arms have three edges or more. Returns: (B,
-        deg), bool, in the order of data.trace_arms.
+    Arguments: prefix (B, P), int64; arms (B, deg, l), as from data.trace_arms, of three edges or
+        more. Returns: (B, deg), bool.
     """
-    arms = data.trace_arms(prefix, deg, num_nodes)  # (B, deg, l)
     parents = data.split_prefix(prefix)[0][:, :, 0]  # (B, E): an inner node is parent of one edge
     v1, v2 = (arms[:, :, i, None] == parents[:, None] for i in (1, 2))  # (B, deg, E)
     return v1.int().argmax(dim=2) < v2.int().argmax(dim=2)
@@ -46,8 +45,8 @@ def by_order(first, prefix, path, deg, num_nodes):
     Returns: a list of (whether the goal's arm is forward, how many of the others are, graphs, the
         share that is right).
     """
-    forward = forward_arms(prefix, deg, num_nodes)
-    own = data.trace_arms(prefix, deg, num_nodes)[:, :, 1] == path[:, 1:2]  # (B, deg)
+    arms = data.trace_arms(prefix, deg, num_nodes)
+    forward, own = forward_arms(prefix, arms), arms[:, :, 1] == path[:, 1:2]  # (B, deg) each
     mine, others = (forward & own).any(dim=1), (forward & ~own).sum(dim=1)
     right = (first == path[:, 1]).double()
     rows = []

@@ -12,9 +12,9 @@ PREFIX, PATH = data.sample_graphs(3000, DEG, L, N, torch.Generator().manual_seed
 
 
 def test_an_arm_is_forward_when_its_second_edge_stands_before_its_third():
-    forward = orders.forward_arms(PREFIX, DEG, N)
-    arms = data.trace_arms(PREFIX, DEG, N).tolist()
-    for row, its_arms, answers in zip(PREFIX.tolist()[:100], arms, forward.tolist()):
+    arms = data.trace_arms(PREFIX, DEG, N)
+    forward = orders.forward_arms(PREFIX, arms)
+    for row, its_arms, answers in zip(PREFIX.tolist()[:100], arms.tolist(), forward.tolist()):
         edges = [tuple(row[i : i + 2]) for i in range(0, len(row) - 3, 3)]
         for arm, answer in zip(its_arms, answers):
             assert answer == (edges.index((arm[1], arm[2])) < edges.index((arm[2], arm[3])))
@@ -28,7 +28,8 @@ def test_a_planner_is_right_in_every_order():
 
 
 def test_elimination_shows_as_one_over_the_backward_arms():
-    forward, arms = orders.forward_arms(PREFIX, DEG, N), data.trace_arms(PREFIX, DEG, N)
+    arms = data.trace_arms(PREFIX, DEG, N)
+    forward = orders.forward_arms(PREFIX, arms)
     first = []
     for goal, its_arms, traced in zip(PATH[:, -1].tolist(), arms.tolist(), forward.tolist()):
         left = [arm[1] for arm, known in zip(its_arms, traced) if not known or arm[-1] == goal]
