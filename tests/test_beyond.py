@@ -13,12 +13,13 @@ import torch
 import data
 import test_evaluate
 import train
-from beyond import belief_state, diffusion, hybrid, joint_tokens, masked, mixture, next_latent, ranking, scratchpad, second_last, semformer, token_order
+from beyond import (arm_lengths, belief_state, diffusion, future_states, hybrid, joint_tokens, masked, mixture, next_latent, ranking, scratchpad,
+                    second_last, semformer, token_order)
 from evaluate import evaluate
 from helpers import HOME, TINY, lines, refusal, settings
 
 IDEAS = [belief_state, hybrid, token_order, next_latent, joint_tokens, semformer, scratchpad, masked, diffusion,
-         second_last, ranking, mixture]
+         second_last, ranking, mixture, future_states, arm_lengths]
 N, L = 12, 4
 
 
@@ -322,6 +323,53 @@ def test_mixture_hides_nothing_or_random_tokens_or_an_end_in_turns(monkeypatch):
     places = end.sum(dim=1)  # L - 1 places, each equally likely to be the first that is hidden
     assert (end == (torch.arange(L - 1) >= (L - 1 - places)[:, None])).all()
     assert all(abs((places == k).double().mean() - 1 / (L - 1)) < 0.05 for k in range(1, L))
+
+
+def test_future_states_are_decoded_behind_what_was_read():
+    model, s = model_of(future_states)
+    prefix, path = graphs(3)
+    with torch.no_grad():
+        for i in range(L - 1):
+            total = []
+            for p, row in zip(prefix.tolist(), path.tolist()):
+                x = model.wte(torch.tensor([p + row[:i]])) + model.wpe.weight[: len(p) + i]
+                x = model.h[0](x, len(p) + i)  # one layer below the middle of two, and one above
+                drafts = (x[0, -1] @ model.pseudo.weight.T + model.pseudo.bias).view(3, -1)
+                x = model.ln_f(model.h[1](torch.cat([x, drafts[None]], dim=1), len(p) + i + 3))[0]
+                named = [-math.log(softmax(model.lm_head(x[len(p) + i - 1 + k]).tolist())[row[i + k]]) for k in range(min(4, L - i))]
+                total += named
+            assert future_states.draft_loss(model, prefix, path, i).item() == pytest.approx(sum(total) / len(total))
+    measured = future_states.evaluate(model, prefix, path, s)
+    assert len(measured["drafts"]) == L - 1 and measured.keys() > {"accuracy", "cheat_rate"}
+
+
+@pytest.mark.parametrize("deg", [2, 3])
+def test_a_tail_that_moves_leaves_a_graph_of_the_same_edges_with_one_path_to_the_goal(deg):
+    l, num_nodes = 5, 20
+    s = settings(deg=deg, path_len=l, num_nodes=num_nodes)
+    prefix, path = data.sample_graphs(20, deg, l, num_nodes, torch.Generator().manual_seed(4))
+    for n in range(l - 1):
+        for longer in (False, True):
+            moved, new_path = arm_lengths.move_tail(prefix, path, n, longer, s)
+            assert moved.shape == prefix.shape and new_path.shape[1] == (l + n if longer else l - n)
+            (edges, start, goal), (old, _, _) = data.split_prefix(moved), data.split_prefix(prefix)
+            assert torch.equal(start, path[:, 0]) and torch.equal(goal, new_path[:, -1])
+            assert ((edges != old).any(dim=2).sum(dim=1) == (n > 0)).all()  # one edge is another, and only in its parent
+            assert torch.equal(edges[:, :, 1], old[:, :, 1])
+            for row, walk in zip(edges.tolist(), new_path.tolist()):
+                parent = {b: a for a, b in row}
+                assert all(parent[b] == a for a, b in zip(walk, walk[1:])) and len(set(parent.values()) - {walk[0]}) == len(row) - deg
+                assert walk[-1] not in parent.values()  # the goal is an end
+
+
+def test_arm_lengths_draws_every_length_and_asks_for_both_ends(monkeypatch):
+    seen = []
+    monkeypatch.setattr(train, "learn", lambda model, prefix, path, s, step: seen.append(path.shape[1]))
+    for step in range(60):
+        arm_lengths.learn(None, *graphs(2), settings(path_len=L, num_nodes=N), step)
+    assert set(seen) == set(range(2, 2 * L - 1))
+    with pytest.raises(ValueError, match="give --deg 2 or more"):
+        arm_lengths.make_model(settings(idea="arm_lengths", deg=1))
 
 
 @pytest.mark.parametrize("idea", IDEAS, ids=lambda idea: idea.__name__.rpartition(".")[2])
