@@ -16,14 +16,14 @@ from evaluate import decode
 from plumbing import command_line, flags, graph_files, run_folder
 
 
-def load(folder):
-    """Load a run's last checkpoint.
+def load(folder, reads=graph_files.FILES):
+    """Load a run's last checkpoint. Arguments: reads, as flags.settle's.
 
     Returns: the model; s, the run's settings; files, as from graph_files.read_files.
     Raises: ValueError, OSError.
     """
     given = {"resume": folder, "eval_only": True, "device": "cpu", "scan": "auto"}
-    s, files, checkpoint = flags.settle(given)
+    s, files, checkpoint = flags.settle(given, reads=reads)
     model = train.make_model(s)
     run_folder.restore(checkpoint, model)
     return model, s, files
@@ -34,7 +34,8 @@ def ask(model, prefix, s):
     """Let the model write the paths of some graphs.
 
     Arguments: prefix (B, P), int64. Returns: tokens (B, l), int64, in the order in which they are
-    written, and the model's probability of each, given those before it, (B, l), float.
+    written, and the model's probability of each, (B, l), float: given those before it, but for a
+    teacherless model, which sees none of them.
     """
     written = decode(model, prefix, s.path_len, s.objective, s.num_nodes)
     path = written.flip(1) if s.reverse else written
@@ -74,7 +75,7 @@ def main(argv=None):
             sys.exit(print(__doc__))
         if len(words) not in (1, 2):
             raise ValueError("give the folder of a run, and a graph if you like; see --help")
-        model, s, files = load(words[0])
+        model, s, files = load(words[0], () if len(words) == 2 else graph_files.FILES)
         if len(words) == 2:
             prefix, path = graph_files.read_question(words[1], s)
         else:

@@ -51,10 +51,10 @@ def sample_graphs(batch_size, deg, path_len, num_nodes, generator):
 
     Arguments: generator, the torch.Generator that all randomness comes from.
     Returns: prefix (B, P) and path (B, path_len), int64, with P = prefix_length(deg, path_len).
-    There must be an arm, of two nodes or more, and a label for each node.
+    Raises: RuntimeError where the labels do not suffice: nodes_needed says how many are.
     """
     labels = random_orders(batch_size, num_nodes, generator)[:, : nodes_needed(deg, path_len)]
-    arms = labels[:, 1:].unflatten(1, (deg, -1))  # (B, deg, path_len - 1)
+    arms = labels[:, 1:].unflatten(1, (deg, path_len - 1))  # (B, deg, path_len - 1)
     arms = torch.cat([labels[:, :1, None].expand(-1, deg, 1), arms], dim=2)  # (B, deg, path_len)
     edges = torch.stack([arms[:, :, :-1], arms[:, :, 1:]], dim=3).flatten(1, 2)  # (B, E, 2)
     shuffle = random_orders(batch_size, edges.shape[1], generator)  # (B, E)
@@ -114,8 +114,8 @@ def trace_arms(prefix, deg, num_nodes):
 #                  targets         s  a  b  g    from the revealed token before them: the cheat
 #     reverse      inputs   … s g =  g  b  a     each token is the only parent of the revealed one:
 #                  targets         g  b  a  s    following edges is now the true solution
-#     teacherless  inputs   … s g =  $  $  $     nothing is revealed, so there is no cheat; every
-#                  targets         s  a  b  g    token of the path carries signal about the plan
+#     teacherless  inputs   … s g =  $  $  $     nothing is revealed, so no edge can be followed;
+#                  targets         s  a  b  g    every inner node takes a part of the plan
 #     multi        inputs   … s g =  s  a  b     the next n_future tokens, a row per head: the
 #                  targets         s  a  b  g    position that sees only s must already name the
 #                                  a  b  g  .    tokens after the next, which nothing revealed
@@ -151,8 +151,8 @@ def layout(objective, prefix, path, num_nodes, reverse=False, n_future=1):
 def graph_keys(prefix, num_nodes):
     """A number for each graph, the same for every order of its edges and each of its goals.
 
-    Graphs with the same edges count as one, whichever goal is asked for: a model that trained on an
-    arm has seen its path. The key is the sum of the edges' numbers, each scrambled by 64-bit
+    Graphs with the same edges count as one, whichever goal is asked for, so no test graph occurs in
+    training with another goal. The key is the sum of the edges' numbers, each scrambled by 64-bit
     multiplications in the manner of SplitMix64 (Steele et al. 2014), so that the keys of different
     graphs are equal with a probability near 2^-64.
 

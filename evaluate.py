@@ -1,8 +1,8 @@
 """Write paths with a trained model, and measure what it does (sections 4 and 5 of the paper).
 
-The question is not only how often a path is right, but why. A model that learned the Clever Hans
-cheat is perfect wherever the path so far is revealed to it, follows any arm it is put on, and
-guesses the first step. In this file: decoding, the measurements, and how they are made.
+The question is not only how often a path is right, but why. With the path so far revealed, a model
+that learned the Clever Hans cheat is right at every token but the first step, which it guesses; and
+it follows any arm that it is put on. In this file: decoding, the measurements, how they are made.
 """
 
 import copy

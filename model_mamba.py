@@ -129,7 +129,8 @@ class Mixer(nn.Module):
         was written under a label is read under it. The convolution starts as the newest token in
         one half of the channels and the one before in the other. out_proj starts as a multiple of
         in_proj transposed, so that what is read comes back in the basis of what was written
-        (Trockman & Kolter 2023, arXiv 2305.09828, do so for attention). The matrices are random.
+        (Trockman & Kolter 2023, arXiv 2305.09828, do so for attention). But for these ties, the
+        matrices are random.
         """
         (E, N), R, half = self.A_log.shape, self.dt_rank, len(self.A_log) // 2
         self.A_log.fill_(math.log(0.1))

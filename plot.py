@@ -84,7 +84,7 @@ def read_run(folder):
 
 
 def is_variation(run):
-    """Is a run trained otherwise than the four objectives are, so that they must not be mixed?"""
+    """Does a run differ from the four objectives in more than its sizes? Then they must not mix."""
     s = run["s"]
     flags = "only_difficult", "no_canon", "no_qk_norm", "no_mimetic", "init_from", "n_train"
     usual = {"optimizer": "muon", "idea": "train"}
@@ -216,7 +216,7 @@ def positions(runs):
     fig, axes = new_figure(
         f"Which token of the path is learned when, in {runs[0]['graph_name']}?",
         "Only next is shown the true path so far. 90 %: the step at which a token gets there.\n"
-        "A panel ends soon after its last token does. Thin: single seeds; thick: their median.",
+        "A panel ends soon after the last token gets there. Thin: seeds; thick: their median.",
         len(rows), len(columns), panel=max(4.2, 0.5 * (l + 2)))
     plt.setp(axes.flat, visible=False)
     for row, (m, group) in zip(axes, rows.items()):

@@ -1,7 +1,7 @@
 """Every setting of a run, and its default: name=(default, what --help says).
 
 Each is a flag of the same name. A default that differs between the models is a dict. What they
-reach, in minutes on two CPU cores, stands in results/README.md, and how they were found in
+reach, and in how many minutes, stands in results/README.md, and how they were found in
 results/LOG.md. This file imports nothing, so that --help need not wait for PyTorch.
 """
 
@@ -49,7 +49,7 @@ SETTINGS = {
                                            " learning rate falls to 0; 0: it stays"),
     ),
     "the run": dict(
-        seed=(1, "fixes the whole run on a CPU, for one number of threads"),
+        seed=(1, "fixes the whole run on a CPU, for a given number of threads"),
         eval_every=(50, "steps between evaluations; each is a line of the log, and a checkpoint"),
         device=("auto", "cpu, cuda, cuda:1, mps; auto: cuda where there is one, else cpu"),
         dtype=("float32", "bfloat16: mixed precision"),

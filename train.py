@@ -6,8 +6,8 @@
     python train.py --teacherless    all tokens at once, none of them revealed: solved
     python train.py --help           everything else
 
-A run leaves a folder with log.jsonl (a line for each evaluation), config.json and ckpt.pt. Here are
-what a step needs, the loss, the loop and main. Everywhere, s holds the settings of settings.py.
+A run leaves a folder with log.jsonl (a line for each evaluation), config.json and ckpt.pt. In this
+file: what a step needs, the loss, the loop and main. Everywhere, s holds settings.py's settings.
 """
 
 from plumbing import command_line
@@ -223,7 +223,7 @@ def train_from(s, files, idea, checkpoint):
     folder = Path(s.resume) if checkpoint else run_folder.new_folder(s)
     with run_folder.hold(folder):
         if checkpoint:
-            run_folder.go_back_to(checkpoint, folder)
+            run_folder.go_back_to(checkpoint, folder, s)
         record = train(s, folder, test, fixed, forbidden, idea, checkpoint)
     run_folder.conclude(record, folder, s)
 

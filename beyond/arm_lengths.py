@@ -13,9 +13,9 @@ another, with n drawn anew for each step, and one of the two new ends is the goa
 
 The cheat is as good as before, and nothing is hidden. But on a short arm the goal is one or two
 lookups away from the difficult token, so that there is a first lookup to learn, and then a second.
-Labels and the number of edges stay, so do the test graphs, whose arms are all of one length. (This
-follows the paper's idea; which lengths are drawn, and how, is our own choice.) Paths have 2 to
-2 l - 2 tokens; a step costs, on average, what it costs in train.py.
+The labels and the number of edges stay the same, and so do the test graphs, whose arms are all of
+one length. (The idea is the paper's; which lengths are drawn, and how, is our own choice.) Paths
+have 2 to 2 l - 2 tokens; a step costs, on average, what it costs in train.py.
 """
 
 import sys
@@ -38,7 +38,7 @@ def make_model(s):
     flags.check_idea(s)
     if s.deg == 1:
         raise ValueError("arm_lengths.py moves nodes to another arm; give --deg 2 or more")
-    return train.make_model(s, more_tokens=max(0, s.path_len - 2))
+    return train.make_model(s, more_tokens=s.path_len - 2)
 
 
 def move_tail(prefix, path, n, longer, s):

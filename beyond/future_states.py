@@ -9,11 +9,11 @@ has read s:
 
     lower layers    … s g =  s
     upper layers    … s g =  s  h1 h2 h3      where h1 = W1 h, h2 = W2 h, h3 = W3 h
-    targets                  a  b  c  g       h1 … g are drafts; a is the next token
+    targets                  a  b  c  g       a is the next token; b, c and g are drafts
 
-Unlike the heads of --multi, a draft may look up edges in the upper layers, and see the drafts
-before it. To draft b from s alone, h must hold the plan, or the layers above must find it. The
-authors train the maps alone, on a finished model; here all is trained from the start, as an
+A head of --multi has one block of its own; a draft goes through all the upper layers, and sees the
+drafts before it. To draft b from s alone, h must hold the plan, or the layers above must find it.
+The authors train the maps alone, on a finished model; here all is trained from the start, as an
 objective: next-token's cross-entropy, plus that of the pass above, from a place that is drawn for
 each step. Decoding is next-token. The cost: one pass more a step.
 """
@@ -39,7 +39,7 @@ DRAFTS = 3  # pseudo states, as many as --multi has heads beside the next token'
 def make_model(s):
     """train.py's GPT with the linear maps. Raises: ValueError for another model."""
     flags.check_idea(s)
-    model = train.make_model(s, more_tokens=DRAFTS)
+    model = train.make_model(s)
     model.pseudo = nn.Linear(s.n_embd, DRAFTS * s.n_embd)
     return model
 

@@ -16,7 +16,7 @@ nothing reveals. Each pair in which the first must outrank the second costs
     log(1 + exp(score of the second - score of the first))      (RankNet, Burges et al. 2005),
 
 and the loss is the mean over the pairs. It takes the place of the cross-entropy. This follows the
-paper's description, not its code. No modules more, and no time to speak of.
+paper's description, not its code. It adds no module, and next to no time.
 """
 
 import sys

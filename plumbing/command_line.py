@@ -10,7 +10,7 @@ METAVAR = {bool: None, int: "N", float: "X", str: "NAME"}
 
 
 def make_output_safe():
-    """Let printing never fail: not for a letter that the terminal lacks, nor without any output."""
+    """Keep printing from failing where the terminal lacks a letter, or there is no output."""
     if sys.stdout is None:  # the shell's >&-
         sys.stdout = open(os.devnull, "w")
     if hasattr(sys.stdout, "reconfigure"):  # a notebook's cannot, and need not

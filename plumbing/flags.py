@@ -1,4 +1,4 @@
-"""From the flags that were given to settings that hold, or one sentence about what does not."""
+"""Turn the flags that were given into valid settings, or into one sentence: what is wrong."""
 
 import contextlib
 import os
@@ -148,10 +148,11 @@ def check_idea(s):
         )
 
 
-def settle(given, idea="train"):
+def settle(given, idea="train", reads=FILES):
     """Complete the flags that were given: from the checkpoint on --resume, else from the defaults.
 
-    Arguments: idea, the name of the file that trains: "train", or one of beyond/.
+    Arguments: idea, the name of the file that trains: "train", or one of beyond/; reads, the files
+        of graphs to read, of those that a run has.
     Returns: s, a namespace of all settings; files, as from read_files; the checkpoint, or None.
     Raises: ValueError, OSError, ImportError.
     """
@@ -168,7 +169,7 @@ def settle(given, idea="train"):
             raise ValueError(
                 f"{given['resume']} was trained by {script}; only that can go on with it"
             )
-        s, files = settle_resumed(given, checkpoint)
+        s, files = settle_resumed(given, checkpoint, reads)
     else:
         checkpoint = None
         decided = pretrained.settings_of(given) if given.get("init_from") else {}
@@ -185,7 +186,7 @@ def settle(given, idea="train"):
     return s, files, checkpoint
 
 
-def settle_resumed(given, checkpoint):
+def settle_resumed(given, checkpoint, reads):
     """The settings of a checkpoint with the few that may change. Returns and raises: as settle."""
     before, evaluates = checkpoint["settings"], given.get("eval_only", False)
     may_change = MAY_CHANGE_FOR_EVALUATION if evaluates else MAY_CHANGE_ON_RESUME
@@ -201,11 +202,13 @@ def settle_resumed(given, checkpoint):
             )
     s = SimpleNamespace(**before | given | {"reverse": before["reverse"]})
     s.file_hashes = dict(before["file_hashes"])
+    if evaluates and not s.n_test and not s.test_file:
+        s.n_test = 2000
     if evaluates and given.get("test_file"):
         s.file_hashes.pop("test_file", None)  # other graphs
         s.n_test = given.get("n_test", 0)  # 0: all that the file has
     sizes = {"deg": s.deg, "path_len": s.path_len}
-    files = read_files(s, sizes, ("test_file",) if evaluates else FILES)
+    files = read_files(s, sizes, set(reads) - {"train_file"} if evaluates else reads)
     if s.steps < checkpoint["step"]:
         raise ValueError(
             f"--steps is {s.steps}, but the run has come to step {checkpoint['step']}; give that or"

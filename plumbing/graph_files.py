@@ -70,11 +70,19 @@ def read_graphs(file_name, num_nodes):
             " 3,5|7,9|5,2|3,7/3,9=3,7,9"
         )
     deg, path_len = shape
-    table = torch.frombuffer(numbers, dtype=torch.int32).view(count, -1).long()
-    ends = 2 * deg * (path_len - 1)  # a row holds the edges, then start and goal, then the path
-    edges = table[:, :ends].unflatten(1, (-1, 2))
-    prefix = data.write_prefix(edges, table[:, ends], table[:, ends + 1], num_nodes)
-    return prefix, table[:, ends + 2 :].contiguous()
+    rows = torch.frombuffer(numbers, dtype=torch.int32).view(count, -1).long()
+    return from_rows(rows, deg, path_len, num_nodes)
+
+
+def from_rows(rows, deg, path_len, num_nodes):
+    """Rows of numbers (B, …), int64: the edges, then start and goal, then the path.
+
+    Returns: prefix (B, P) and path (B, path_len), int64.
+    """
+    ends = 2 * deg * (path_len - 1)
+    edges = rows[:, :ends].unflatten(1, (-1, 2))
+    prefix = data.write_prefix(edges, rows[:, ends], rows[:, ends + 1], num_nodes)
+    return prefix, rows[:, ends + 2 :].contiguous()
 
 
 def read_question(text, s):
@@ -89,10 +97,7 @@ def read_question(text, s):
             f"the graph is a G({shape[0]},{shape[1]}), but the model was trained on"
             f" G({s.deg},{s.path_len}); give one of those"
         )
-    ends = 2 * s.deg * (s.path_len - 1)
-    row = torch.tensor([row])
-    edges, start, goal = row[:, :ends].unflatten(1, (-1, 2)), row[:, ends], row[:, ends + 1]
-    return data.write_prefix(edges, start, goal, s.num_nodes), row[:, ends + 2 :]
+    return from_rows(torch.tensor([row]), s.deg, s.path_len, s.num_nodes)
 
 
 def parse_graph(line, num_nodes, asks=False):
@@ -113,6 +118,8 @@ def parse_graph(line, num_nodes, asks=False):
     parts = ([int(n) for n in re.split("[,|]", part) if n] for part in match.groups())
     edges, (start, goal), path = parts
     largest = max(*edges, *path, start, goal)
+    if largest >= num_nodes and asks:
+        raise ValueError(f"the model knows the labels 0 to {num_nodes - 1}, but not {largest}")
     if largest >= num_nodes:
         raise ValueError(
             f"label {largest} is out of range: --num_nodes is {num_nodes}; give {largest + 1} or"
@@ -178,7 +185,7 @@ def read_files(s, given, flags=FILES):
             files[flag] = read_graphs(name, s.num_nodes)
         except FileNotFoundError:
             raise ValueError(
-                f"--{flag} {name} does not exist; give the place of the file with these graphs by"
+                f"--{flag} {name} does not exist; put it back, or give train.py its place by"
                 f" --{flag}"
             ) from None
         except IsADirectoryError:

@@ -1,4 +1,4 @@
-"""Published weights: read and write GPT-2 and Mamba in the form in which they are published.
+"""Published weights: read GPT-2 and Mamba in the form in which they are published.
 
 A published model is a folder with `config.json` (its sizes) and `model.safetensors` or
 `pytorch_model.bin` (its tensors by name; a large model has several such files and an index). Our
@@ -9,14 +9,12 @@ In this file: folders, GPT-2, Mamba, fine-tuning.
 """
 
 import json
-import math
 from pathlib import Path
 
 import torch
 
 from model_gpt import GPT, GPTConfig
 from model_mamba import Mamba, MambaConfig
-from plumbing.run_folder import write_whole
 
 # Their names on the Hugging Face hub
 GPT2_NAMES = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")
@@ -29,7 +27,7 @@ def find_folder(name_or_dir):
     """The folder of a published model: the given one, or that of the named model, downloaded.
 
     Returns: a Path. Raises: ValueError for an unknown name, or a failed download; ImportError when
-        the download needs huggingface_hub and it is not installed.
+        the download needs a package that is not installed.
     """
     folder = Path(name_or_dir)
     if folder.is_dir():
@@ -40,11 +38,12 @@ def find_folder(name_or_dir):
             f" {', '.join(PUBLISHED)}"
         )
     try:
+        import safetensors  # noqa: F401  (read_file needs it)
         from huggingface_hub import snapshot_download
     except ImportError:
         raise ImportError(
-            f"fetching {name_or_dir} needs the package huggingface_hub; install it, or give a"
-            " folder that has the weights"
+            f"fetching {name_or_dir} needs two packages: pip install huggingface_hub safetensors;"
+            " or give a folder that has the weights"
         ) from None
     try:
         files = ["config.json", "model*.safetensors*"]
@@ -163,16 +162,6 @@ def fit(model, tensors, folder):
             )
 
 
-def write_folder(folder, config, tensors):
-    """Write config.json and pytorch_model.bin, each complete or not at all. Raises: OSError."""
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    write_whole(folder / "pytorch_model.bin", lambda path: torch.save(tensors, path))
-    text = json.dumps(config, indent=1) + "\n"
-    write_whole(folder / "config.json", lambda path: path.write_text(text, encoding="utf-8"))
-
-
 # ------------------------------------------------------------------------------------------------
 # GPT-2
 
@@ -206,31 +195,6 @@ def load_gpt2(name_or_dir):
     tensors.setdefault("lm_head.weight", tensors.get("wte.weight"))
     fit(model, tensors, folder)
     return model
-
-
-def save_gpt2(model, folder):
-    """Write a folder that load_gpt2 and Hugging Face's GPT2LMHeadModel can read.
-
-    Of several output heads only the first is written. Raises: ValueError for a model with Canon
-        layers or QK-norm, which GPT-2 lacks; OSError.
-    """
-    c = model.config
-    if c.canon or c.qk_norm:
-        raise ValueError(
-            "a GPT with Canon layers or QK-norm cannot be saved as a GPT-2; train with --no_canon"
-            " --no_qk_norm"
-        )
-    config = dict(
-        model_type="gpt2", architectures=["GPT2LMHeadModel"], activation_function="gelu_new",
-        vocab_size=c.vocab_size, n_positions=c.block_size,
-        n_embd=c.n_embd, n_layer=c.n_layer, n_head=c.n_head,
-        bos_token_id=None, eos_token_id=None,
-    )  # fmt: skip
-    tensors = {}
-    for name, p in model.state_dict().items():
-        if not name.startswith(("future", "lm_head")):
-            tensors[f"transformer.{name}"] = p.t() if name.endswith(TRANSPOSED) else p
-    write_folder(folder, config, tensors)
 
 
 # ------------------------------------------------------------------------------------------------
@@ -270,26 +234,6 @@ def load_mamba(name_or_dir):
     tensors.setdefault("lm_head.weight", tensors.get("embedding.weight"))
     fit(model, tensors, folder)
     return model
-
-
-def save_mamba(model, folder):
-    """Write a folder that load_mamba and Hugging Face's MambaForCausalLM can read.
-
-    Of several output heads only the first is written. Raises: OSError.
-    """
-    c = model.config
-    config = dict(
-        model_type="mamba", architectures=["MambaForCausalLM"],
-        vocab_size=c.vocab_size, hidden_size=c.n_embd, num_hidden_layers=c.n_layer,
-        state_size=c.d_state, conv_kernel=c.d_conv, expand=c.expand,
-        time_step_rank=c.dt_rank or math.ceil(c.n_embd / 16),
-    )  # fmt: skip
-    tensors = {
-        "backbone." + name.replace("embedding.", "embeddings."): p
-        for name, p in model.state_dict().items()
-        if not name.startswith(("future", "lm_head"))
-    }
-    write_folder(folder, config, tensors)
 
 
 # ------------------------------------------------------------------------------------------------

@@ -87,7 +87,7 @@ def catch_ctrl_c():
 
     def on_ctrl_c(number, frame):
         interrupted.set()
-        if not dist.is_initialized():  # torchrun repeats to its processes a Ctrl-C that they had
+        if not dist.is_initialized():  # torchrun sends its processes a second one
             signal.signal(signal.SIGINT, signal.default_int_handler)
 
     signal.signal(signal.SIGINT, on_ctrl_c)

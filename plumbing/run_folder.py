@@ -1,8 +1,9 @@
 """What a run prints and leaves on disk: a folder with log.jsonl, config.json and ckpt.pt.
 
-No work is lost: whatever stops a run, and whenever, its folder holds a whole checkpoint. Every file
-is written under a temporary name, flushed to the disk and renamed; only the log grows line by line,
-and a line that a kill cut short is dropped on resuming. Loading a checkpoint executes nothing.
+Ctrl-C leaves a checkpoint, and whatever else stops a run, its folder holds that of the last
+evaluation, whole. Every file is written under a temporary name, flushed to the disk and renamed;
+only the log grows line by line, and a line that a kill cut short is dropped on resuming. Loading a
+checkpoint executes nothing.
 """
 
 import contextlib
@@ -36,8 +37,8 @@ class Run:
         self.folder, self.s = folder, s
         self.began = time.monotonic() - seconds  # as if a resumed run had never stopped
         self.record = None  # the last line of the log
-        self.last_step = None  # when the last step ended, and the last evaluation, after which step
-        self.last_evaluation = None
+        self.last_step = None  # when the last step ended
+        self.last_evaluation = None  # when the last evaluation ended, and after which step
         if folder and s.warmup > (1 - s.decay) * s.steps:
             print(f"--warmup {s.warmup} is long for --steps {s.steps}: the learning rate starts to"
                   " fall before it has reached --lr")
@@ -49,7 +50,7 @@ class Run:
     def is_due(self, step):
         """Is it time for an evaluation? Called after each step, whose end is noted for the log."""
         self.last_step = time.monotonic()
-        return step % self.s.eval_every == 0 or step == self.s.steps
+        return evaluates_at(step, self.s)
 
     def log(self, step, loss, measured, model, optimizers):
         """Add an evaluation to the log and save a checkpoint. loss: that of the last batch."""
@@ -105,6 +106,11 @@ class Run:
             width = shutil.get_terminal_size().columns - 1
             line = line.ljust(width) if step == s.steps else line[:width].ljust(width)
         print(line, end="\r" if on_terminal and step < s.steps else "\n", flush=True)
+
+
+def evaluates_at(step, s):
+    """Does a run with these settings evaluate after this step?"""
+    return step % s.eval_every == 0 or step == s.steps
 
 
 def conclude(record, folder, s):
@@ -273,18 +279,19 @@ def append_line(path, record):
         ) from None
 
 
-def go_back_to(checkpoint, folder):
-    """Drop the log's lines from the checkpoint's step on, which the resumed run writes again.
+def go_back_to(checkpoint, folder, s):
+    """Drop the log's lines that the resumed run, with the settings s, writes again.
 
     Raises: ValueError when another process has written a later checkpoint in the meantime.
     """
     if (folder / "ckpt.pt").stat().st_mtime_ns != checkpoint["written"]:
         raise ValueError(f"another process has just written to {folder}; resume it again")
     path, step, kept = folder / "log.jsonl", checkpoint["step"], []
+    first_dropped = step if evaluates_at(step, s) else step + 1
     text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
     for line in text.splitlines(keepends=True):
         with contextlib.suppress(ValueError, TypeError, KeyError, RecursionError):
-            if json.loads(line)["step"] < step:
+            if json.loads(line)["step"] < first_dropped:
                 kept.append(line)
     write_whole(path, lambda temporary: temporary.write_text("".join(kept), encoding="utf-8"))
 

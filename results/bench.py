@@ -348,45 +348,16 @@ def finish(_):
         torch.cuda.synchronize()
 
 
-def scan_inputs(batch, T, E, N, device="cpu"):
+def scan_inputs(batch, T, E, N):
     """Random x, dt, A, B, C, D for the selective scan: a list of float32 leaves with gradients."""
     shapes = (batch, T, E), (batch, T, E), (E, N), (batch, T, N), (batch, T, N), (E,)
-    x, dt, A, B, C, D = (torch.rand(shape, device=device) for shape in shapes)
+    x, dt, A, B, C, D = (torch.rand(shape) for shape in shapes)
     return [v.requires_grad_() for v in (x, dt, -A, B, C, D)]
 
 
 def gradients_of_scan(method, *sizes):
     """One selective scan, forward and backward, on random numbers."""
     selective_scan(*scan_inputs(*sizes), method=method).sum().backward()
-
-
-def bench_triton(args):
-    """The fused kernels on a GPU, beside the other scans and the memory's bandwidth."""
-    if not (torch.cuda.is_available() and installed("triton")):
-        print("the fused scan needs a GPU and triton; results/README.md predicts its speed")
-        return
-    bandwidth = copy_bandwidth(2**28, "cuda")
-    for batch, T, E, N in ((256, 36, 256, 16), (16, 512, 256, 16), (8, 2048, 2048, 16)):
-        inputs = scan_inputs(batch, T, E, N, "cuda")
-        scan_by = lambda method: lambda: selective_scan(*inputs, method=method)
-        peers = {method: scan_by(method) for method in ("reference", "fast")}
-        if installed("mamba_ssm"):
-            from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
-
-            # It takes (B, E, T) for our (B, T, E), and B and C accordingly.
-            turned = [
-                v if v.ndim < 3 else v.detach().mT.contiguous().requires_grad_() for v in inputs
-            ]
-            peers["mamba_ssm"] = lambda: selective_scan_fn(*turned)
-        timed = lambda scan: lambda: finish(scan().sum().backward())
-        moved = 16 * batch * T * E * 4  # as counted in scan_triton.selective_scan_triton
-        for name, scan in peers.items():
-            times = compare(timed(scan_by("triton")), timed(scan), args.runs)
-            share = moved / times["ours_seconds"] / bandwidth
-            note = f"{share:.0%} of the bandwidth, {bandwidth / 1e9:,.0f} GB/s"
-            setting = f"scan on a GPU, (B, T, E, N) = ({batch}, {T}, {E}, {N})"
-            limits = dict(bytes=moved, bytes_per_second=bandwidth)
-            yield dict(setting=setting, peer=name, **times, note=note, **limits)
 
 
 def bench_multi(args):
@@ -508,7 +479,7 @@ def bench_size(args):
     larger = dict(batch_size=(64, 512), path_len=(4, 15), n_embd=(64, 256), n_layer=(3, 12))
     if args.quick:
         larger = dict(batch_size=(2, 8), path_len=(3, 5), n_embd=(16, 32), n_layer=(2, 4))
-    for name, base in (("gpt", dict(n_embd=64)), ("mamba", dict(n_layer=3, batch_size=64))):
+    for name, base in (("gpt", dict(num_nodes=50)), ("mamba", dict(n_layer=3, batch_size=64))):
         for what, sizes in larger.items():
             steps, tokens = [], []
             for size in sizes:
@@ -541,9 +512,8 @@ def bench_start(args):
 # ------------------------------------------------------------------------------------------------
 # The command line
 
-PARTS = dict(data=bench_data, gpt=bench_gpt, mamba=bench_mamba, triton=bench_triton)
-PARTS |= dict(multi=bench_multi, decode=bench_decode, muon=bench_muon, size=bench_size)
-PARTS |= dict(start=bench_start)
+PARTS = dict(data=bench_data, gpt=bench_gpt, mamba=bench_mamba, multi=bench_multi)
+PARTS |= dict(decode=bench_decode, muon=bench_muon, size=bench_size, start=bench_start)
 
 
 def show(r):

@@ -8,10 +8,10 @@ v1 v2 and v2 v3, come in one of two orders:
     … 3 7 | … 7 9 | …     forward: when v2 v3 is read, v1 v2 can be looked up
     … 7 9 | … 3 7 | …     backward: when v1 v2 is read, v2 v3 can be
 
-Some runs stall because they can trace forward arms alone, and infer the rest by elimination: an arm
+Some runs stall because they can trace only forward arms, and infer the rest by elimination: an arm
 that is traced and does not end at the goal is ruled out. Such a run knows the first step of every
 forward arm; on a backward one it has one chance in 1 + the number of other arms that are backward.
-This script counts how often the first step is right, apart for each case.
+This script counts how often the first step is right, separately for each case.
 """
 
 import sys
@@ -53,7 +53,8 @@ def by_order(first, prefix, path, deg, num_nodes):
     for ahead in (True, False):
         for count in range(deg):
             case = (mine == ahead) & (others == count)
-            rows.append((ahead, count, int(case.sum()), right[case].mean().item()))
+            if case.any():
+                rows.append((ahead, count, int(case.sum()), right[case].mean().item()))
     return rows
 
 
@@ -66,7 +67,7 @@ def main(argv=None):
             raise ValueError("give the folder of one run or more")
         for folder in folders:
             model, s, files = load(folder)
-            if s.path_len < 4 or s.reverse or s.objective == "reverse":
+            if s.path_len < 4 or s.reverse:
                 raise ValueError(f"{folder}: give a run with --path_len 4 or more, not reversed")
             prefix, path = graph_files.test_graphs(s, files)
             parts = prefix.split(GRAPHS_AT_ONCE)

@@ -41,10 +41,14 @@ def table(runs, columns=COLUMNS):
         if s.get("idea", "train") != "train":
             continue  # in the table of ideas
         name = s["objective"] + ", difficult token only" * s["only_difficult"]
-        if network_of(s) != PLAIN:
+        if s["init_from"]:
+            name += f", from {s['init_from']}"
+        elif network_of(s) != PLAIN:
             name += ", no Canon" * s["no_canon"] + ", no QK-norm" * s["no_qk_norm"]
+            name += ", not mimetic" * s["no_mimetic"]
         name += ", AdamW" * (s["optimizer"] == "adamw")
         name += f", {s['n_train']:,} fixed graphs" * bool(s["n_train"])
+        name += ", graphs of a file" * bool(s["train_file"])
         name += ", reversed" * (s["reverse"] and s["objective"] != "reverse")
         name += f", n = {s['n_future']}" * (s["n_future"] > 1)
         order = NETWORKS.index(network_of(s)), run["graph"], OBJECTIVES.index(s["objective"])
@@ -58,7 +62,8 @@ def table(runs, columns=COLUMNS):
 
 def network_of(s):
     """The network's name in the tables: a GPT without Canon and QK-norm is GPT-2's own, "plain"."""
-    return PLAIN if s["no_canon"] and s["no_qk_norm"] else MODELS[s["model"]]
+    plain = s["model"] == "gpt" and s["no_canon"] and s["no_qk_norm"] and not s["init_from"]
+    return PLAIN if plain else MODELS[s["model"]]
 
 
 def share_of(values):
@@ -205,7 +210,7 @@ def main():
     results = HOME / "results"
     try:
         runs, ideas = find_runs([results]), find_runs([results / "ideas"])
-        table(runs)
+        all_columns, ideas = table(runs), idea_table(ideas)
     except KeyError as fault:  # such as the files of a run from an older version
         raise ValueError(
             f"a config.json or log.jsonl in {results} lacks {fault}; fetch it again"
@@ -213,12 +218,12 @@ def main():
     bench = bench_table(results / "bench.jsonl")
     if "--write" in sys.argv:
         put_into(HOME / "README.md", RUNS, table(runs, FIRST_PAGE))
-        put_into(results / "README.md", RUNS, table(runs))
+        put_into(results / "README.md", RUNS, all_columns)
         put_into(results / "README.md", BENCH, bench)
         put_into(results / "README.md", GPU, gpu_table(results / "gpu.json"))
-        put_into(HOME / "beyond" / "README.md", IDEAS, idea_table(ideas))
+        put_into(HOME / "beyond" / "README.md", IDEAS, ideas)
     else:
-        tables = table(runs), bench, table(runs, FIRST_PAGE), idea_table(ideas)
+        tables = all_columns, bench, table(runs, FIRST_PAGE), ideas
         print(*tables, gpu_table(results / "gpu.json"), sep="\n\n")
 
 

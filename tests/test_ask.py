@@ -78,7 +78,7 @@ def test_the_command_line_answers_or_says_in_one_sentence_why_not(tmp_path, caps
     for text, sentence in [
         ("1,2|2,3|1,5|5,6/1,6=", "the graph is a G(2,3), but the model was trained on G(2,4)"),
         ("1,2|2,3|3,4|1,5|5,6|6,7/1,3=", "no arm of the graph ends at the goal 3"),
-        ("1,2|2,3|3,4|1,5|5,6|6,70/1,70=", "label 70 is out of range"),
+        ("1,2|2,3|3,4|1,5|5,6|6,70/1,70=", "the model knows the labels 0 to 11, but not 70"),
         ("1,2|2,3|3,4|1,5|5,6|6,7/1,7", "is not of the form"),
         ("", "is not of the form"),
     ]:
@@ -93,6 +93,20 @@ def test_the_command_line_answers_or_says_in_one_sentence_why_not(tmp_path, caps
     with pytest.raises(SystemExit) as end:
         ask.main(["--help"])
     assert not end.value.code and "python ask.py runs/NAME" in capsys.readouterr().out
+
+
+def test_a_question_needs_no_file_of_graphs(tmp_path, capsys):
+    file = tmp_path / "test.txt"
+    with open(file, "w") as out:
+        graph_files.write_graphs(out, *data.sample_graphs(9, 2, 4, 12, torch.Generator().manual_seed(5)))
+    run("--steps", 1, "--test_file", file, "--out_dir", tmp_path / "run")
+    file.unlink()
+    capsys.readouterr()
+    ask.main([str(tmp_path / "run"), "1,2|2,3|3,4|1,5|5,6|6,7/1,7="])
+    assert "writes" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        ask.main([str(tmp_path / "run")])
+    assert "does not exist; put it back" in capsys.readouterr().err
 
 
 def test_a_line_of_a_training_file_still_needs_its_path(tmp_path):

@@ -163,3 +163,8 @@ def test_the_file_run_as_a_script_shows_one_graph_and_its_four_layouts():
     for objective in data.OBJECTIVES:
         assert f"{objective} " in shown
     assert shown.count("inputs") == 4 and shown.count("targets") == 6  # multi has a row for each of three heads
+
+
+def test_too_few_labels_are_no_other_graph():
+    with pytest.raises(RuntimeError):
+        data.sample_graphs(1, 2, 5, 7, torch.Generator().manual_seed(1))

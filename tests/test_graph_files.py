@@ -62,7 +62,7 @@ def test_a_moved_graph_file_is_taken_and_other_graphs_are_refused(tmp_path, caps
     run("--resume", "../broken", "--steps", 3, tiny=[])  # from another folder
     (tmp_path / "train.txt").rename("moved.txt")
     message = refusal(capsys, "--resume", "../broken", "--steps", 4, tiny=[])
-    assert "train.txt does not exist; give the place of the file" in message
+    assert "train.txt does not exist; put it back, or give train.py its place" in message
     write_file(tmp_path / "train.txt", graphs[0][1:41], graphs[1][1:41])
     before = Path("../broken/log.jsonl").read_bytes()
     message = refusal(capsys, "--resume", "../broken", "--steps", 4, tiny=[])
@@ -253,7 +253,7 @@ def test_a_moved_test_file_is_taken_for_evaluation(tmp_path, capsys):
     assert f"on 60 graphs G(2,4) of {tmp_path / 'moved.txt'}" in capsys.readouterr().out
     other = write_file(tmp_path / "other.txt", *data.sample_graphs(9, 2, 4, 12, generator(6)))
     message = refusal(capsys, "--resume", tmp_path / "r", "--eval_only", "--test_file", other, tiny=[])
-    assert f"{file} does not exist; give the place of the file with these graphs" in message
+    assert f"{file} does not exist; put it back, or give train.py its place" in message
 
 
 @pytest.mark.skipif(not Path("/dev/fd").exists(), reason="pipes have no names on Windows")

@@ -14,7 +14,7 @@ import train
 from model_gpt import GPT, GPTConfig
 from model_mamba import Mamba, MambaConfig
 from plumbing import flags, pretrained
-from plumbing.pretrained import load_gpt2, load_mamba, save_gpt2, save_mamba
+from plumbing.pretrained import TRANSPOSED, load_gpt2, load_mamba
 
 GPT_SIZES = dict(vocab_size=60, block_size=70, n_layer=3, n_head=4, n_embd=24)
 MAMBA_SIZES = dict(vocab_size=60, n_layer=3, n_embd=24, d_state=8, d_conv=4, mimetic=False)
@@ -32,6 +32,34 @@ def random_model(kind, **changes):
         for p in model.parameters():
             p.add_(0.1 * torch.randn_like(p))
     return model
+
+
+def write_folder(folder, config, tensors):
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.save({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, folder / "pytorch_model.bin")
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def save_gpt2(model, folder):
+    """Write a GPT in the published form, which load_gpt2 and Hugging Face's GPT2LMHeadModel can read."""
+    c, tensors = model.config, {}
+    sizes = dict(vocab_size=c.vocab_size, n_positions=c.block_size, n_embd=c.n_embd, n_layer=c.n_layer, n_head=c.n_head)
+    kind = dict(model_type="gpt2", architectures=["GPT2LMHeadModel"], activation_function="gelu_new")
+    for name, p in model.state_dict().items():
+        if not name.startswith(("future", "lm_head")):
+            tensors[f"transformer.{name}"] = p.t() if name.endswith(TRANSPOSED) else p
+    write_folder(folder, kind | sizes | dict(bos_token_id=None, eos_token_id=None), tensors)
+
+
+def save_mamba(model, folder):
+    """Write a Mamba in the published form, which load_mamba and Hugging Face's MambaForCausalLM can read."""
+    c, tensors = model.config, {}
+    sizes = dict(vocab_size=c.vocab_size, hidden_size=c.n_embd, num_hidden_layers=c.n_layer)
+    sizes |= dict(state_size=c.d_state, conv_kernel=c.d_conv, expand=c.expand, time_step_rank=c.dt_rank or math.ceil(c.n_embd / 16))
+    for name, p in model.state_dict().items():
+        if not name.startswith(("future", "lm_head")):
+            tensors["backbone." + name.replace("embedding.", "embeddings.")] = p
+    write_folder(folder, dict(model_type="mamba", architectures=["MambaForCausalLM"]) | sizes, tensors)
 
 
 def load(kind, folder):
@@ -157,12 +185,6 @@ def test_the_folders_of_state_spaces_are_read_too(tmp_path, unusual):
     assert torch.equal(load_mamba(tmp_path)(tokens(2, 30)), ours(tokens(2, 30)))
 
 
-@pytest.mark.parametrize("change", [dict(canon=True), dict(qk_norm=True)])
-def test_what_gpt2_has_not_cannot_be_exported(tmp_path, change):
-    with pytest.raises(ValueError, match="--no_canon --no_qk_norm"):
-        save_gpt2(random_model("gpt", **change), tmp_path)
-
-
 def edit_config(**changes):
     def edit(folder):
         config = json.loads((folder / "config.json").read_text())
@@ -218,7 +240,7 @@ def test_missing_packages_and_unknown_names_are_one_sentence(tmp_path, monkeypat
     with pytest.raises(ValueError, match="neither a folder nor one of the published models gpt2, gpt2-medium"):
         load_gpt2("gpt3")
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with pytest.raises(ImportError, match="fetching gpt2-large needs the package huggingface_hub"):
+    with pytest.raises(ImportError, match="fetching gpt2-large needs two packages: pip install huggingface_hub safetensors"):
         load_gpt2("gpt2-large")
     save_gpt2(random_model("gpt"), tmp_path)
     (tmp_path / "pytorch_model.bin").rename(tmp_path / "model.safetensors")

@@ -232,6 +232,12 @@ def test_a_resumed_runs_clock_goes_on(tmp_path):
     assert 1000 <= lines(tmp_path / "r")[-1]["seconds"] < 1100
 
 
+def test_a_run_that_goes_on_keeps_the_evaluation_at_its_old_end(tmp_path):
+    run("--steps", 4, "--eval_every", 3, "--out_dir", tmp_path / "r")
+    run("--resume", tmp_path / "r", "--steps", 7, tiny=[])
+    assert [line["step"] for line in lines(tmp_path / "r")] == [0, 3, 4, 6, 7]
+
+
 def test_a_run_whose_log_is_lost_can_be_resumed(tmp_path):
     run("--steps", 2, "--out_dir", tmp_path / "r")
     (tmp_path / "r" / "log.jsonl").unlink()
