@@ -18,12 +18,14 @@ sys.path.insert(0, str(HOME))
 from plot import MODELS, OBJECTIVES, SIZES, find_runs, is_variation  # noqa: E402
 from plumbing import flags  # noqa: E402
 from plumbing.run_folder import write_whole  # noqa: E402
+from settings import SETTINGS  # noqa: E402
 
 RUNS, BENCH = "results/table.py", "results/table.py, bench"  # what the marks name
 IDEAS, GPU = "results/table.py, ideas", "results/table.py, gpu"
 COLUMNS = ["model", "graph", "labels", "layers", "objective", "seeds", "graphs seen", "minutes"]
 COLUMNS += ["exact match", "difficult token", "the rest, forced", "cheat rate"]
 COLUMNS += ["then the goal", "margin", "chance"]
+STEPS = SETTINGS["the optimiser"]["steps"][0]  # of a run that its row need not say more about
 PLAIN = "plain GPT"  # GPT-2's block and nothing of ours
 NETWORKS = [*MODELS.values(), PLAIN]
 FIRST_PAGE = ["network and graph", "objective", "seeds", "exact match", "cheat rate"]
@@ -51,6 +53,7 @@ def table(runs, columns=COLUMNS):
         name += ", graphs of a file" * bool(s["train_file"])
         name += ", reversed" * (s["reverse"] and s["objective"] != "reverse")
         name += f", n = {s['n_future']}" * (s["n_future"] > 1)
+        name += f", {s['steps']:,} steps" * (s["steps"] != STEPS)
         order = NETWORKS.index(network_of(s)), run["graph"], OBJECTIVES.index(s["objective"])
         kinds.setdefault((*order, name, *(s[size] for size in SIZES)), []).append(run)
     rows = [dict(zip(COLUMNS, row(kind, kinds[kind]), strict=True)) for kind in sorted(kinds)]
@@ -107,7 +110,7 @@ def row(kind, runs):
 
 
 def idea_table(runs):
-    """The ideas of beyond/ beside the four objectives, on the graph on which they were trained.
+    """The ideas of beyond/ beside the four objectives, on the same graphs and seeds.
 
     Arguments: runs, as from plot.find_runs. Returns: a string.
     """
@@ -210,7 +213,7 @@ def main():
     results = HOME / "results"
     try:
         runs, ideas = find_runs([results]), find_runs([results / "ideas"])
-        all_columns, ideas = table(runs), idea_table(ideas)
+        all_columns, ideas = table(runs), idea_table(runs + ideas)
     except KeyError as fault:  # such as the files of a run from an older version
         raise ValueError(
             f"a config.json or log.jsonl in {results} lacks {fault}; fetch it again"

@@ -75,7 +75,7 @@ def test_runs_that_differ_in_more_than_the_seed_have_rows_of_their_own():
     runs = [dict(s=DEFAULTS | dict(n_future=1) | v, graph=(2, 5, 50), log=[end]) for v in variations]
     rows = [line.split(" | ") for line in table.table(runs).splitlines()[2:]]
     assert [row[4] for row in rows] == [
-        "next", "next", "next", "next, AdamW", "next, difficult token only",
+        "next", "next", "next, 1,600 steps", "next, AdamW", "next, difficult token only",
         "next, graphs of a file", "reverse", "multi, n = 2", "multi, reversed, n = 2",
         "next", "next, from mamba-130m", "next, not mimetic",
     ]  # fmt: skip
