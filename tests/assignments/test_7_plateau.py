@@ -2,7 +2,7 @@
 
 from run_folder import HOME, evaluate_again, is_ours, is_share, read_run
 
-BASELINE = "results/plain_gpt_2_5_seed_11"  # read from this lab, not from the student's copy of it
+BASELINE = "results/plain_gpt_2_5_seed_61"  # read from this lab, not from the student's copy of it
 LEFT = 0.5  # the plateau is over when the token before the goal is right in half of the graphs
 
 
