@@ -256,6 +256,7 @@ def test_a_name_that_cannot_be_fetched_is_one_sentence(monkeypatch):
             raise ConnectionError("no network\nat all")
 
     monkeypatch.setitem(sys.modules, "huggingface_hub", Hub)
+    monkeypatch.setitem(sys.modules, "safetensors", Hub)  # which may not be installed
     with pytest.raises(ValueError, match=r"mamba-130m could not be fetched \(no network\)"):
         load_mamba("mamba-130m")
 
@@ -268,6 +269,7 @@ def test_all_files_of_a_large_model_are_fetched(tmp_path, monkeypatch):
             return tmp_path / name
 
     monkeypatch.setitem(sys.modules, "huggingface_hub", Hub)
+    monkeypatch.setitem(sys.modules, "safetensors", Hub)  # which may not be installed
     parts = [f"model-0000{i}-of-00002.safetensors" for i in (1, 2)]
     needed, wanted = ["config.json", "model.safetensors", *parts, "model.safetensors.index.json"], []
     files = [*needed, "flax_model.msgpack", "pytorch_model.bin", "tf_model.h5", "onnx/decoder_model.onnx", "README.md"]
