@@ -257,7 +257,7 @@ def bars(runs):
     fig, axes = new_figure(
         "How often is the whole path right after training?",
         "Exact match on unseen graphs. Bars and the numbers below them: medians, in percent.\n"
-        "Dots: single seeds. Dotted: chance, for a model that guesses the first step.",
+        "Dots: single runs. Dotted: chance, for a model that guesses the first step.",
         len(panels), panel=3.2)
     for ax, (m, group) in zip(axes[:, 0], panels.items()):
         graphs = {r["graph_name"]: r["graph"] for r in sorted(group, key=lambda r: r["graph"])}
