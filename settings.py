@@ -40,8 +40,8 @@ SETTINGS = {
     "the optimiser": dict(
         optimizer=("muon", "muon: Muon for the blocks' matrices, AdamW for the rest; adamw: AdamW"),
         lr=({"gpt": 4e-3, "mamba": 2e-3}, "AdamW's learning rate; Muon's is ten times that"),
-        weight_decay=(0.0, "each step shrinks the blocks' matrices by this share of their learning"
-                           " rate"),
+        weight_decay=(0.0, "each step multiplies the blocks' matrices by 1 - this * their"
+                           " learning rate"),
         batch_size=(256, "graphs a step"),
         steps=(800, "steps"),
         warmup=(10, "steps over which the learning rate rises"),
