@@ -92,10 +92,12 @@ def test_ideas_stand_beside_the_objectives_that_saw_the_same_graphs():
 
     runs = [made(11, [0, 0.5, 0.5], 100), made(12, [0, 0.5, 0.4], 100), made(99, [0, 1, 1], 100)]
     runs += [made(11, [0, 0.2, 1], 50, idea="hybrid"), made(12, [0, 0.995, 0.98], 50, idea="hybrid")]
+    runs += [made(11, [0, 1], 50, idea="hybrid", n_layer=7)]
     runs += [made(11, [0, 1, 1], 100, graph=(3, 5, 20)), made(11, [0, 1, 1], 100, no_canon=True)]
     assert table.idea_table(runs).splitlines()[2:] == [
-        "| next | 2 | 50.0%, 40.0% | 50.0%, 40.0% |  |  | 1.0 |",
-        "| hybrid | 2 | 100.0%, 98.0% | 100.0%, 98.0% |  | 75 | 2.0 |",
+        "| next | 12 | 2 | 50.0%, 40.0% | 50.0%, 40.0% |  |  | 1.0 |",
+        "| hybrid | 12 | 2 | 100.0%, 98.0% | 100.0%, 98.0% |  | 75 | 2.0 |",
+        "| hybrid | 7 | 1 | 100.0% | 100.0% |  | 50 |  |",
     ]
     assert "hybrid" not in table.table([run | {"log": [run["log"][-1] | dict(
         graphs=1, seconds=60, forced_accuracy=[1.0] * 5)]} for run in runs])
