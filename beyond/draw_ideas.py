@@ -37,7 +37,7 @@ def ideas(runs):
     plot.plt.setp(axes.flat, visible=False)
     seen, right = (lambda r: r["graphs"] / 1000), (lambda r: r["accuracy"])
     for ax, (idea, group) in zip(axes.flat, sorted(groups.items())):
-        ax.set(visible=True, title=idea)
+        ax.set(visible=True, title=f"{idea}, {group[0]['s']['n_layer']} layers")
         if beside:
             plot.draw_seeds(ax, beside, seen, right, **plot.LINE["next"])
         plot.draw_seeds(ax, group, seen, right, color=plot.COLOR["teacherless"], ls=(0, (5, 1.5)))
