@@ -122,9 +122,9 @@ def idea_table(runs):
     for run in [run for run in beside if not is_variation(run)] + ideas:
         idea = run["s"].get("idea", "train")
         name = run["s"]["objective"] if idea == "train" else idea
-        kinds.setdefault((-run["s"]["n_layer"], name), []).append(run)
-    order = lambda kind: ((*OBJECTIVES, kind[1]).index(kind[1]), kind[1])
-    kinds = {kind: kinds[kind] for kind in sorted(kinds, key=lambda kind: (kind[0], order(kind)))}
+        kinds.setdefault((run["s"]["n_layer"], name), []).append(run)
+    order = lambda kind: (-kind[0], (*OBJECTIVES, kind[1]).index(kind[1]), kind[1])
+    kinds = {kind: kinds[kind] for kind in sorted(kinds, key=order)}
     speed = {
         kind: median(r["tokens_per_second"] or 0 for run in group for r in run["log"][1:])
         for kind, group in kinds.items()
@@ -133,7 +133,7 @@ def idea_table(runs):
     columns += ["99 % at step", "time a step"]
     rows = [columns, ["---"] * len(columns)]
     for (layers, name), group in kinds.items():
-        beside = speed.get((layers, "next"))
+        next_token = speed.get((layers, "next"))
         ends = [run["log"][-1] for run in group]
         shares = [[end[key] for end in ends if key in end]
                   for key in ("accuracy", "difficult", "cheat_rate")]
@@ -141,9 +141,9 @@ def idea_table(runs):
                    for run in group]
         found = [step for step in reached if step is not None]
         rows.append([
-            name, -layers, len(group), *(share_of(values) if values else "" for values in shares),
+            name, layers, len(group), *(share_of(values) if values else "" for values in shares),
             f"{median(found):.0f}" if len(found) == len(reached) else "",
-            f"{beside / speed[layers, name]:.1f}" if beside else "",
+            f"{next_token / speed[layers, name]:.1f}" if next_token else "",
         ])
     return "\n".join("| " + " | ".join(map(str, cells)) + " |" for cells in rows)
 
