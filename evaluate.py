@@ -88,6 +88,13 @@ def evaluate(model, prefix, path, s):
     return {name: (total.cpu().double() / int(count)).tolist() for name, total in totals.items()}
 
 
+def another_arm(arms, path):
+    """An arm not of the goal: arms (B, deg, l), where deg > 1, and path (B, l) -> (B, l), int64."""
+    is_goal_arm = (arms == path[:, None]).all(dim=2)  # (B, deg)
+    another = (is_goal_arm.int().argmax(dim=1) + 1) % arms.shape[1]  # (B,)
+    return arms[torch.arange(len(arms)), another]
+
+
 def on_a_wrong_arm(name_next, arms, path):
     """Here the cheat is caught: what does a model name that is led along another arm?
 
@@ -98,9 +105,7 @@ def on_a_wrong_arm(name_next, arms, path):
     deg, path_len = arms.shape[1:]
     if deg == 1 or path_len < 3:
         return {}
-    is_goal_arm = (arms == path[:, None]).all(dim=2)  # (B, deg)
-    another = (is_goal_arm.int().argmax(dim=1) + 1) % deg  # (B,)
-    wrong = arms[torch.arange(len(arms)), another]  # (B, l)
+    wrong = another_arm(arms, path)  # (B, l)
     named = name_next(wrong[:, :-1])  # (B, l - 1): tokens 1 … l - 1
     ends = {"writes_arm_end": named[:, -1] == wrong[:, -1]}
     ends |= {"writes_goal": named[:, -1] == path[:, -1]}

@@ -27,7 +27,7 @@ import torch  # noqa: E402
 
 import data  # noqa: E402
 import train  # noqa: E402
-from evaluate import evaluate  # noqa: E402, F401
+from evaluate import another_arm, evaluate  # noqa: E402, F401
 from plumbing import flags, graph_files  # noqa: E402
 
 
@@ -51,9 +51,7 @@ def move_tail(prefix, path, n, longer, s):
     if n == 0:
         return prefix, path
     edges, start, _ = data.split_prefix(prefix)
-    arms = data.trace_arms(prefix, s.deg, s.num_nodes)  # (B, deg, l)
-    goal_arm = (arms == path[:, None]).all(dim=2).int().argmax(dim=1)  # (B,)
-    other = arms[torch.arange(len(arms)), (goal_arm + 1) % s.deg]  # (B, l)
+    other = another_arm(data.trace_arms(prefix, s.deg, s.num_nodes), path)  # (B, l)
     stays, moves = path[:, :-n], path[:, -n:]
     cut = edges[:, :, 1] == moves[:, :1]  # (B, E): the edge into the first node that moves
     edges = edges.clone()

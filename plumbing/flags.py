@@ -177,9 +177,9 @@ def settle(given, idea="train", reads=FILES):
         defaults = {name: default for name, default in defaults.items() if name in kept}
         s = SimpleNamespace(**defaults | {"file_hashes": {}, "idea": idea} | decided | given)
         files = read_files(s, given)
-        s.n_test = s.n_test or 2000
         heads = min(4 if s.model == "gpt" else 2, s.path_len) if s.objective == "multi" else 1
         s.n_future = s.n_future or heads
+    s.n_test = s.n_test or 2000
     if s.device == "auto":
         s.device = "cuda" if torch.cuda.is_available() else "cpu"
     check_settings(s)
@@ -202,8 +202,6 @@ def settle_resumed(given, checkpoint, reads):
             )
     s = SimpleNamespace(**before | given | {"reverse": before["reverse"]})
     s.file_hashes = dict(before["file_hashes"])
-    if evaluates and not s.n_test and not s.test_file:
-        s.n_test = 2000
     if evaluates and given.get("test_file"):
         s.file_hashes.pop("test_file", None)  # other graphs
         s.n_test = given.get("n_test", 0)  # 0: all that the file has

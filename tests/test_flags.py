@@ -195,3 +195,10 @@ def test_of_several_processes_one_says_what_is_wrong(capsys, monkeypatch):
     with pytest.raises(SystemExit):
         run("--deg", 0)
     assert capsys.readouterr().err == ""
+
+
+def test_no_number_of_test_graphs_is_two_thousand_for_an_evaluation_too(tmp_path, capsys):
+    run("--steps", 1, "--out_dir", tmp_path / "r")
+    capsys.readouterr()
+    run("--resume", tmp_path / "r", "--eval_only", "--n_test", 0, tiny=[])
+    assert "on 2,000 graphs G(2,4) that it had not seen" in capsys.readouterr().out
