@@ -14,8 +14,11 @@ each chunk of steps; from it the kernel recomputes the chunk's states, keeps the
 which its loops over a chunk are unrolled) and walks back. Scratch memory for them would bring the
 traffic back; solving a step for h_{t-1} divides by exp(dt A), which amplifies rounding errors.
 
-These kernels have not run on a GPU yet, and their speed is not known. tests/test_scan_triton.py
-runs them in Triton's interpreter on a CPU, and compiles them for sm_80 and sm_90 without spills.
+On an H100 (results/README.md), at (B, T, E) = (8, 4096, 1536), the forward kernel takes 1.5 ms and
+the backward one 7, where a copy of the bytes they move would take 0.35 and 0.76: a step cannot
+begin before the last one ends, and so few graphs leave the GPU idle meanwhile. Where there is no
+GPU, tests/test_scan_triton.py runs them in Triton's interpreter, and compiles them for sm_80 and
+sm_90 without spills.
 
 Shapes: B graphs, T time steps, E channels, N numbers of state a channel.
 """
@@ -27,6 +30,7 @@ from torch.autograd.function import once_differentiable
 
 # Each thread holds TILE / (32 WARPS) = 4 numbers of state, in the backward pass 4 CHUNK, and then
 # uses 192 of its 255 registers (float32, N = 16). CHUNK = 16, or WARPS = 1 on sm_90, would spill.
+# The forward kernel has room to load a chunk's inputs at once, which made it 2.4 times as fast.
 CHUNK = 8  # steps in a chunk; more would store fewer states in memory, but need more registers
 TILE = 256  # numbers of state in a program; more would leave fewer parts of dB and dC to add up
 WARPS = 2  # a program's threads, in units of 32
@@ -72,17 +76,24 @@ def forward_kernel(
     A = tl.load(A_ptr + tile, mask=in_tile, other=0.0)  # float32 or float64, as is the state
     D = tl.load(D_ptr + channel, mask=channel < E, other=0.0)
     h = tl.load(initial_ptr + b * E * N + tile, mask=in_tile, other=0.0)
-    for t in range(T):
+    for first in range(0, T, CHUNK):
         if KEEP:
-            if t % CHUNK == 0:
-                tl.store(borders_ptr + tile, h, mask=in_tile)
-                borders_ptr += E * N
-        x = load(x_ptr, t, E, channel, True, A.dtype)
-        dt = load(dt_ptr, t, E, channel, True, A.dtype)
-        B = load(B_ptr, t, N, n, True, A.dtype)
-        C = load(C_ptr, t, N, n, True, A.dtype)
-        h = tl.exp(dt[:, None] * A) * h + (dt * x)[:, None] * B[None, :]
-        tl.store(y_ptr + t * E + channel, tl.sum(h * C[None, :], axis=1) + D * x, mask=channel < E)
+            tl.store(borders_ptr + tile, h, mask=in_tile)
+            borders_ptr += E * N
+        steps = ()
+        for i in tl.static_range(CHUNK):  # all at once: one wait for memory, in place of CHUNK
+            t = first + i
+            x = load(x_ptr, t, E, channel, t < T, A.dtype)
+            dt = load(dt_ptr, t, E, channel, t < T, A.dtype)
+            B = load(B_ptr, t, N, n, t < T, A.dtype)
+            C = load(C_ptr, t, N, n, t < T, A.dtype)
+            steps = steps + ((x, dt, B, C),)
+        for i in tl.static_range(CHUNK):
+            t = first + i
+            x, dt, B, C = steps[i]
+            h = tl.exp(dt[:, None] * A) * h + (dt * x)[:, None] * B[None, :]
+            y = tl.sum(h * C[None, :], axis=1) + D * x
+            tl.store(y_ptr + t * E + channel, y, mask=(t < T) & (channel < E))
     tl.store(last_ptr + b * E * N + tile, h, mask=in_tile)
 
 
