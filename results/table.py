@@ -80,6 +80,8 @@ def row(kind, runs):
     """The cells of one row: the runs that differ only in the seed."""
     network, (deg, path_len, num_nodes), _, name, layers = kind[:5]
     ends = [run["log"][-1] for run in runs]
+    # Runs on a GPU shared it, and their times say little.
+    minutes = [run["log"][-1]["seconds"] / 60 for run in runs if run["s"]["device"] == "cpu"]
 
     # A model that trained on the first step alone writes noise before it, so its first step is
     # measured after the true start.
@@ -98,7 +100,7 @@ def row(kind, runs):
         name,
         len(runs),
         f"{median(end['graphs'] for end in ends):,.0f}",
-        f"{median(end['seconds'] for end in ends) / 60:.1f}",
+        f"{median(minutes):.1f}" if minutes else "",
         share_of([end["accuracy"] for end in ends]),
         share_of(first),
         share_of(rest),
@@ -125,10 +127,11 @@ def idea_table(runs):
         kinds.setdefault((run["s"]["n_layer"], name), []).append(run)
     order = lambda kind: (-kind[0], (*OBJECTIVES, kind[1]).index(kind[1]), kind[1])
     kinds = {kind: kinds[kind] for kind in sorted(kinds, key=order)}
-    speed = {
-        kind: median(r["tokens_per_second"] or 0 for run in group for r in run["log"][1:])
-        for kind, group in kinds.items()
-    }
+    speed = {}
+    for kind, group in kinds.items():
+        measured = [r["tokens_per_second"] or 0 for run in group for r in run["log"][1:]
+                    if run["s"]["device"] == "cpu"]  # as in row
+        speed[kind] = median(measured) if measured else None
     columns = ["trained by", "layers", "seeds", "exact match", "difficult token", "cheat rate"]
     columns += ["99 % at step", "time a step"]
     rows = [columns, ["---"] * len(columns)]
@@ -143,7 +146,7 @@ def idea_table(runs):
         rows.append([
             name, layers, len(group), *(share_of(values) if values else "" for values in shares),
             f"{median(found):.0f}" if len(found) == len(reached) else "",
-            f"{next_token / speed[layers, name]:.1f}" if next_token else "",
+            f"{next_token / speed[layers, name]:.1f}" if next_token and speed[layers, name] else "",
         ])
     return "\n".join("| " + " | ".join(map(str, cells)) + " |" for cells in rows)
 

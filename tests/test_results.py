@@ -22,6 +22,7 @@ import table  # noqa: E402
         ("README.md", "results/table.py", 2),
         ("results/README.md", "results/table.py", 0),
         ("results/README.md", "results/table.py, bench", 1),
+        ("results/README.md", "results/table.py, gpu", 4),
     ],
 )
 def test_the_tables_are_made_from_the_logs(name, mark, which):
@@ -72,7 +73,7 @@ def test_runs_that_differ_in_more_than_the_seed_have_rows_of_their_own():
     variations += [dict(model="mamba", no_mimetic=True), mamba | dict(no_mimetic=True, init_from="mamba-130m")]
     variations += [dict(train_file="graphs.txt")]
     end = dict(graphs=1, seconds=60, accuracy=0.5, difficult=0.25, forced_accuracy=[1.0, 0.75, 1.0, 1.0, 1.0])
-    runs = [dict(s=DEFAULTS | dict(n_future=1) | v, graph=(2, 5, 50), log=[end]) for v in variations]
+    runs = [dict(s=DEFAULTS | dict(n_future=1, device="cpu") | v, graph=(2, 5, 50), log=[end]) for v in variations]
     rows = [line.split(" | ") for line in table.table(runs).splitlines()[2:]]
     assert [row[4] for row in rows] == [
         "next", "next", "next, 1,600 steps", "next, AdamW", "next, difficult token only",
@@ -80,6 +81,9 @@ def test_runs_that_differ_in_more_than_the_seed_have_rows_of_their_own():
         "next", "next, from mamba-130m", "next, not mimetic",
     ]  # fmt: skip
     assert [row[5] for row in rows] == ["2"] + ["1"] * 11
+    assert all(row[7] == "1.0" for row in rows)
+    on_a_gpu = [runs[0] | {"s": runs[0]["s"] | {"device": "cuda"}}]
+    assert table.table(on_a_gpu).splitlines()[2].split(" | ")[7] == ""  # it was shared, and its minutes say little
     assert [row[0] for row in rows] == ["| GPT"] * 9 + ["| Mamba"] * 3
     # Where only the first step is trained, it is measured after the true start.
     assert [row[9] for row in rows[:5]] == ["25.0%, 25.0%", "25.0%", "25.0%", "25.0%", "75.0%"]
@@ -88,15 +92,17 @@ def test_runs_that_differ_in_more_than_the_seed_have_rows_of_their_own():
 def test_ideas_stand_beside_the_objectives_that_saw_the_same_graphs():
     def made(seed, accuracies, speed, graph=(2, 5, 20), **changes):
         log = [dict(step=50 * i, accuracy=a, difficult=a, tokens_per_second=speed) for i, a in enumerate(accuracies)]
-        return dict(s=DEFAULTS | dict(n_future=1, seed=seed, idea="train") | changes, graph=graph, log=log, folder="x")
+        s = DEFAULTS | dict(n_future=1, device="cpu", seed=seed, idea="train") | changes
+        return dict(s=s, graph=graph, log=log, folder="x")
 
     runs = [made(11, [0, 0.5, 0.5], 100), made(12, [0, 0.5, 0.4], 100), made(99, [0, 1, 1], 100)]
     runs += [made(11, [0, 0.2, 1], 50, idea="hybrid"), made(12, [0, 0.995, 0.98], 50, idea="hybrid")]
-    runs += [made(11, [0, 1], 50, idea="hybrid", n_layer=7)]
+    runs += [made(11, [0, 1], 50, idea="hybrid", n_layer=7), made(11, [0, 1], 9, idea="masked", device="cuda")]
     runs += [made(11, [0, 1, 1], 100, graph=(3, 5, 20)), made(11, [0, 1, 1], 100, no_canon=True)]
     assert table.idea_table(runs).splitlines()[2:] == [
         "| next | 12 | 2 | 50.0%, 40.0% | 50.0%, 40.0% |  |  | 1.0 |",
         "| hybrid | 12 | 2 | 100.0%, 98.0% | 100.0%, 98.0% |  | 75 | 2.0 |",
+        "| masked | 12 | 1 | 100.0% | 100.0% |  | 50 |  |",
         "| hybrid | 7 | 1 | 100.0% | 100.0% |  | 50 |  |",
     ]
     assert "hybrid" not in table.table([run | {"log": [run["log"][-1] | dict(
@@ -125,4 +131,4 @@ def test_every_committed_run_is_one_of_the_listed_command_lines_and_complete():
         assert last["step"] == config["steps"]
         s, _, _ = settle(parse([*listed[name], "--device", "cpu"], train.__doc__))
         changed = {key for key, value in vars(s).items() if key in config and config[key] != value}
-        assert changed <= {"out_dir", "threads", "idea"}, name  # where it ran, not what
+        assert changed <= {"out_dir", "threads", "idea", "device"}, name  # where it ran, not what
