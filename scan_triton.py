@@ -14,11 +14,7 @@ each chunk of steps; from it the kernel recomputes the chunk's states, keeps the
 which its loops over a chunk are unrolled) and walks back. Scratch memory for them would bring the
 traffic back; solving a step for h_{t-1} divides by exp(dt A), which amplifies rounding errors.
 
-On an H100 (results/README.md), at (B, T, E) = (8, 4096, 1536), the forward kernel takes 1.5 ms and
-the backward one 7, where a copy of the bytes they move would take 0.35 and 0.76: a step cannot
-begin before the last one ends, and so few graphs leave the GPU idle meanwhile. Where there is no
-GPU, tests/test_scan_triton.py runs them in Triton's interpreter, and compiles them for sm_80 and
-sm_90 without spills.
+tests/test_scan_triton.py runs them on a GPU, or in Triton's interpreter on a CPU.
 
 Shapes: B graphs, T time steps, E channels, N numbers of state a channel.
 """
@@ -30,7 +26,6 @@ from torch.autograd.function import once_differentiable
 
 # Each thread holds TILE / (32 WARPS) = 4 numbers of state, in the backward pass 4 CHUNK, and then
 # uses 192 of its 255 registers (float32, N = 16). CHUNK = 16, or WARPS = 1 on sm_90, would spill.
-# The forward kernel has room to load a chunk's inputs at once, which made it 2.4 times as fast.
 CHUNK = 8  # steps in a chunk; more would store fewer states in memory, but need more registers
 TILE = 256  # numbers of state in a program; more would leave fewer parts of dB and dC to add up
 WARPS = 2  # a program's threads, in units of 32
@@ -52,9 +47,9 @@ def block_sizes(E, N):
 
 
 @triton.jit
-def load(ptr, row, width, i, inside, dtype: tl.constexpr):
-    """Elements i of one row of a matrix (…, width), 0 outside it or where `inside` is false."""
-    return tl.load(ptr + row * width + i, mask=inside & (i < width), other=0.0).to(dtype)
+def load(ptr, t, T, width, i, dtype: tl.constexpr):
+    """Elements i of row t of a matrix (T, width), 0 outside it."""
+    return tl.load(ptr + t * width + i, mask=(t < T) & (i < width), other=0.0).to(dtype)
 
 
 @triton.jit
@@ -81,12 +76,12 @@ def forward_kernel(
             tl.store(borders_ptr + tile, h, mask=in_tile)
             borders_ptr += E * N
         steps = ()
-        for i in tl.static_range(CHUNK):  # all at once: one wait for memory, in place of CHUNK
+        for i in tl.static_range(CHUNK):  # all loads at once: 2.4 times as fast as in turn
             t = first + i
-            x = load(x_ptr, t, E, channel, t < T, A.dtype)
-            dt = load(dt_ptr, t, E, channel, t < T, A.dtype)
-            B = load(B_ptr, t, N, n, t < T, A.dtype)
-            C = load(C_ptr, t, N, n, t < T, A.dtype)
+            x = load(x_ptr, t, T, E, channel, A.dtype)
+            dt = load(dt_ptr, t, T, E, channel, A.dtype)
+            B = load(B_ptr, t, T, N, n, A.dtype)
+            C = load(C_ptr, t, T, N, n, A.dtype)
             steps = steps + ((x, dt, B, C),)
         for i in tl.static_range(CHUNK):
             t = first + i
@@ -130,19 +125,19 @@ def backward_kernel(
         before = (h,)  # before[i] is the state before step i of the chunk
         for i in tl.static_range(CHUNK - 1):
             t = chunk * CHUNK + i
-            x = load(x_ptr, t, E, channel, t < T, A.dtype)
-            dt = load(dt_ptr, t, E, channel, t < T, A.dtype)
-            B = load(B_ptr, t, N, n, t < T, A.dtype)
+            x = load(x_ptr, t, T, E, channel, A.dtype)
+            dt = load(dt_ptr, t, T, E, channel, A.dtype)
+            B = load(B_ptr, t, T, N, n, A.dtype)
             h = tl.exp(dt[:, None] * A) * h + (dt * x)[:, None] * B[None, :]
             before = before + (h,)
 
         for i in tl.static_range(CHUNK - 1, -1, -1):
             t = chunk * CHUNK + i
-            x = load(x_ptr, t, E, channel, t < T, A.dtype)
-            dt = load(dt_ptr, t, E, channel, t < T, A.dtype)
-            B = load(B_ptr, t, N, n, t < T, A.dtype)
-            C = load(C_ptr, t, N, n, t < T, A.dtype)
-            dy = load(dy_ptr, t, E, channel, t < T, A.dtype)
+            x = load(x_ptr, t, T, E, channel, A.dtype)
+            dt = load(dt_ptr, t, T, E, channel, A.dtype)
+            B = load(B_ptr, t, T, N, n, A.dtype)
+            C = load(C_ptr, t, T, N, n, A.dtype)
+            dy = load(dy_ptr, t, T, E, channel, A.dtype)
             a = tl.exp(dt[:, None] * A)
             ah = a * before[i]
             h = ah + (dt * x)[:, None] * B[None, :]
@@ -180,12 +175,14 @@ def selective_scan_triton(x, dt, A, B, C, D, initial_state):
     Returns: y (B, T, E) in x's dtype; the last state (B, E, N) in A's dtype.
     Raises: ValueError for a device that cannot run it, or a graph whose x has 2^31 numbers or more.
 
-    The numbers it moves, in units of B·T·E: counted in the code, not measured, and for N = 16.
-        forward   3 + N / CHUNK = 5: x, dt in; y and the state before each chunk out
+    The numbers it moves, in units of B·T·E, for N = 16: counted in the code. Beside them the times
+    of an H100 for (B, T, E) = (8, 4096, 1536), and of its copying as much: a step must wait for the
+    one before it, and on so few graphs most of the GPU waits with it (results/LOG.md).
+        forward   3 + N / CHUNK = 5: x, dt in; y and the state before each chunk out. 1.5, 0.35 ms
         backward  5 + N / CHUNK + 4 N / BLOCK_E = 11: x, dt, dy and those states in; dx, ddt out;
-                  the parts of dB and dC out, and in again to be added up
-    A tensor (B, T, E, N) alone is 16. B and C are small; each block of channels reads them again,
-    we hope from the cache. States and parts take 4 bytes a number (float32) even where x takes 2.
+                  the parts of dB and dC out, and in again to be added up. 6.8, 0.76 ms
+    A tensor (B, T, E, N) alone is 16. B and C are small; each block of channels reads them again.
+    States and parts take 4 bytes a number (float32) even where x takes 2.
     """
     if not (x.is_cuda or INTERPRETED):
         raise ValueError(f"scan 'triton' runs on a GPU, but x is on {x.device};"
