@@ -252,12 +252,12 @@ def margin(runs):
 
 
 def bars(runs):
-    """Exact match at the end of training by graph and objective, one panel for each model."""
+    """Exact match by graph and objective, of the longest runs, one panel for each model."""
     panels = split(runs, "model")
     fig, axes = new_figure(
         "How often is the whole path right after training?",
-        "Exact match on unseen graphs. Bars and the numbers below them: medians, in percent.\n"
-        "Dots: single runs. Dotted: chance, for a model that guesses the first step.",
+        "Exact match on unseen graphs, after the most steps that were run. Bars and the numbers below:\n"
+        "medians, in percent. Dots: single runs. Dotted: chance, for a model that guesses step one.",
         len(panels), panel=3.2)
     for ax, (m, group) in zip(axes[:, 0], panels.items()):
         graphs = {r["graph_name"]: r["graph"] for r in sorted(group, key=lambda r: r["graph"])}
@@ -265,7 +265,8 @@ def bars(runs):
             here = [run for run in group if run["graph_name"] == graph]
             for o, seeds in split(here, "objective").items():
                 place = x + 0.2 * OBJECTIVES.index(o) - 0.3
-                ends = [run["log"][-1]["accuracy"] for run in seeds]
+                steps = max(run["s"]["steps"] for run in seeds)
+                ends = [r["log"][-1]["accuracy"] for r in seeds if r["s"]["steps"] == steps]
                 ax.bar(place, median(ends), 0.17, **BAR[o])
                 ax.plot([place] * len(ends), ends, "o", color="black", ms=4, clip_on=False)
                 ax.text(place, -0.04, f"{100 * median(ends):.0f}", ha="center", va="top", size=12)

@@ -251,6 +251,11 @@ def test_bars_are_the_medians_of_the_last_evaluations(runs):
     assert heights == [[0.48, 0.96, 0.96, 0.96, 0.48], [0.48, 0.96, 0.96, 0.96]]
     assert [ax.get_title(loc="left") for ax in fig.axes] == ["GPT", "Mamba"]
 
+    longer = next(run for run in plot.find_runs([runs]) if run["s"]["objective"] == "next" and run["s"]["model"] == "gpt")
+    longer["s"]["steps"] *= 2
+    longer["log"][-1]["accuracy"] = 0.7
+    assert 0.7 in [bar.get_height() for bar in plot.bars([*every, longer]).axes[0].patches]  # alone, not 0.48 beside it
+
 
 def test_each_number_stands_at_the_foot_of_its_own_bar(runs):
     group = on_graph(runs)
