@@ -2,12 +2,13 @@
 
     h_t = exp(dt_t A) h_{t-1} + dt_t B_t x_t        y_t = C_t · h_t + D x_t
 
-The scan does little arithmetic on many numbers, so on a GPU its time goes into moving them. In
-PyTorch, exp(dt A) and the states are tensors (B, T, E, N), N times larger than the input, which
-every operation reads from memory and writes back. Here one program takes one graph and a block of
-channels, holds their states in registers and walks along time: it reads only x, dt, B and C, and
-writes only y. This is the "hardware-aware" scan of Gu & Dao 2023 (arXiv 2312.00752, section 3.3.2),
-but it does not parallelise over time: with many short graphs, a GPU is busy enough.
+The scan does little arithmetic on many numbers. In PyTorch, exp(dt A) and the states are tensors
+(B, T, E, N), N times larger than the input, which every operation reads from memory and writes
+back. Here one program takes one graph and a block of channels, holds their states in registers and
+walks along time: of what grows with T it reads only x, dt, B and C, and writes only y and, for
+training, one state a chunk of steps. This is the "hardware-aware" scan of Gu & Dao 2023 (arXiv
+2312.00752, section 3.3.2), but it does not parallelise over time: steps wait for one another, so
+it reaches a tenth to a quarter of the memory's bandwidth (selective_scan_triton has the times).
 
 The backward pass needs every state again, the last one first. Memory holds only the state before
 each chunk of steps; from it the kernel recomputes the chunk's states, keeps them in registers (for
@@ -43,7 +44,7 @@ def block_sizes(E, N):
 # may hold more than 2^31 numbers. Inside a graph 32 bits suffice, and take fewer registers.
 # E and N need not fill the tile, nor T the last chunk. What lies outside is read as 0 and not
 # written. Zeros are harmless: they add nothing to a sum, and a step with dt = 0 leaves h as it is.
-# No program reads what it, or another, has written to memory, so no thread waits for another.
+# No program reads what it, or another, has written to memory, so no thread waits for a store.
 
 
 @triton.jit
@@ -76,7 +77,7 @@ def forward_kernel(
             tl.store(borders_ptr + tile, h, mask=in_tile)
             borders_ptr += E * N
         steps = ()
-        for i in tl.static_range(CHUNK):  # all loads at once: 2.4 times as fast as in turn
+        for i in tl.static_range(CHUNK):  # all loads at once: faster on long graphs
             t = first + i
             x = load(x_ptr, t, T, E, channel, A.dtype)
             dt = load(dt_ptr, t, T, E, channel, A.dtype)
@@ -173,14 +174,13 @@ def selective_scan_triton(x, dt, A, B, C, D, initial_state):
         initial_state (B, E, N). A, D and initial_state have the state's dtype, float32 or float64,
         the others that or a narrower one. All on one GPU, or on the CPU in Triton's interpreter.
     Returns: y (B, T, E) in x's dtype; the last state (B, E, N) in A's dtype.
-    Raises: ValueError for a device that cannot run it, or a graph whose x has 2^31 numbers or more.
+    Raises: ValueError for a device that cannot run it, or a graph with T · max(E, N) of 2^31 or more.
 
-    The numbers it moves, in units of B·T·E, for N = 16: counted in the code. Beside them the times
-    of an H100 for (B, T, E) = (8, 4096, 1536), and of its copying as much: a step must wait for the
-    one before it, and on so few graphs most of the GPU waits with it (results/LOG.md).
-        forward   3 + N / CHUNK = 5: x, dt in; y and the state before each chunk out. 1.5, 0.35 ms
+    The numbers it moves, in units of B·T·E, for N = 16, counted in the code; and the milliseconds of
+    an H100 for (B, T, E) = (8, 4096, 1536), beside those of a copy of as many bytes:
+        forward   3 + N / CHUNK = 5: x, dt in; y and the state before each chunk out. 1.5, not 0.35
         backward  5 + N / CHUNK + 4 N / BLOCK_E = 11: x, dt, dy and those states in; dx, ddt out;
-                  the parts of dB and dC out, and in again to be added up. 6.8, 0.76 ms
+                  the parts of dB and dC out, and in again to be added up. 6.8, not 0.76
     A tensor (B, T, E, N) alone is 16. B and C are small; each block of channels reads them again.
     States and parts take 4 bytes a number (float32) even where x takes 2.
     """
