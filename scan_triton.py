@@ -174,7 +174,7 @@ def selective_scan_triton(x, dt, A, B, C, D, initial_state):
         initial_state (B, E, N). A, D and initial_state have the state's dtype, float32 or float64,
         the others that or a narrower one. All on one GPU, or on the CPU in Triton's interpreter.
     Returns: y (B, T, E) in x's dtype; the last state (B, E, N) in A's dtype.
-    Raises: ValueError for a device that cannot run it, or a graph with T · max(E, N) of 2^31 or more.
+    Raises: ValueError for a device that cannot run it, or if T · max(E, N) is 2^31 or more.
 
     The numbers it moves, in units of B·T·E, for N = 16, counted in the code; and the milliseconds of
     an H100 for (B, T, E) = (8, 4096, 1536), beside those of a copy of as many bytes:
