@@ -256,8 +256,8 @@ def bars(runs):
     panels = split(runs, "model")
     fig, axes = new_figure(
         "How often is the whole path right after training?",
-        "Exact match on unseen graphs, of the longest runs. Bars and the numbers below: medians, in\n"
-        "percent. Dots: single runs. Dotted: chance, for a model that guesses the first step.",
+        "Exact match on unseen graphs, of the longest runs. Bars and the numbers below: medians,\n"
+        "in percent. Dots: single runs. Dotted: chance, for a model that guesses the first step.",
         len(panels), panel=3.2)
     for ax, (m, group) in zip(axes[:, 0], panels.items()):
         graphs = {r["graph_name"]: r["graph"] for r in sorted(group, key=lambda r: r["graph"])}

@@ -176,8 +176,8 @@ def selective_scan_triton(x, dt, A, B, C, D, initial_state):
     Returns: y (B, T, E) in x's dtype; the last state (B, E, N) in A's dtype.
     Raises: ValueError for a device that cannot run it, or if T · max(E, N) is 2^31 or more.
 
-    The numbers it moves, in units of B·T·E, for N = 16, counted in the code; and the milliseconds of
-    an H100 for (B, T, E) = (8, 4096, 1536), beside those of a copy of as many bytes:
+    The numbers it moves, in units of B·T·E, for N = 16, counted in the code; and the milliseconds
+    of an H100 for (B, T, E) = (8, 4096, 1536), beside those of a copy of as many bytes:
         forward   3 + N / CHUNK = 5: x, dt in; y and the state before each chunk out. 1.5, not 0.35
         backward  5 + N / CHUNK + 4 N / BLOCK_E = 11: x, dt, dy and those states in; dx, ddt out;
                   the parts of dB and dC out, and in again to be added up. 6.8, not 0.76
