@@ -177,10 +177,10 @@ def selective_scan_triton(x, dt, A, B, C, D, initial_state):
     Raises: ValueError for a device that cannot run it, or if T · max(E, N) is 2^31 or more.
 
     The numbers it moves, in units of B·T·E, for N = 16, counted in the code; and the milliseconds
-    of an H100 for (B, T, E) = (8, 4096, 1536), beside those of a copy of as many bytes:
-        forward   3 + N / CHUNK = 5: x, dt in; y and the state before each chunk out. 1.5, not 0.35
+    of an H100 for (B, T, E) = (8, 4096, 1536), and in brackets of a copy of as many bytes:
+        forward   3 + N / CHUNK = 5: x, dt in; y and the state before each chunk out. 1.5 (0.35)
         backward  5 + N / CHUNK + 4 N / BLOCK_E = 11: x, dt, dy and those states in; dx, ddt out;
-                  the parts of dB and dC out, and in again to be added up. 6.8, not 0.76
+                  the parts of dB and dC out, and in again to be added up. 6.8 (0.76)
     A tensor (B, T, E, N) alone is 16. B and C are small; each block of channels reads them again.
     States and parts take 4 bytes a number (float32) even where x takes 2.
     """
