@@ -145,6 +145,12 @@ def train(path, name, *words, limit):
          seconds=round(time.perf_counter() - began, 1), batch_size=config["batch_size"])
 
 
+def default_runs(*words):
+    """Both models' default runs with further flags, as parts: functions of the file's path."""
+    runs = [("--model", model, "--teacherless", *words) for model in ("gpt", "mamba")]
+    return [lambda path, run=run: train(path, " ".join(run), *run, limit=60) for run in runs]
+
+
 def memory(path):
     """The most memory that one step of each default model takes on the GPU, in MB."""
     for model in ("gpt", "mamba"):
@@ -189,14 +195,12 @@ def main():
     import triton
 
     keep(path, "machine", card=card, torch=torch.__version__, triton=triton.__version__)
-    parts = [check_scan, check_tests, time_scan, memory]
-    ways = [[], ["--dtype", "bfloat16"], ["--compile"], ["--dtype", "bfloat16", "--compile"]]
-    for way in ways[:1] if QUICK else ways:
-        for model in ("gpt", "mamba"):
-            words = ["--model", model, "--teacherless", *way]
-            name = " ".join(words)
-            parts.append(lambda path, n=name, w=words: train(path, n, *w, limit=60))
-    parts.insert(6 if QUICK else 8, paper_setting)  # before the compiled runs, which take longest
+    parts = [check_scan, check_tests, time_scan, memory, *default_runs()]
+    if not QUICK:
+        parts += default_runs("--dtype", "bfloat16")
+    parts.append(paper_setting)
+    if not QUICK:  # last, since they take longest
+        parts += default_runs("--compile") + default_runs("--dtype", "bfloat16", "--compile")
     for part in parts:
         if time.perf_counter() - began > LAST_START:
             keep(path, "left out", reason="seven minutes are over")
