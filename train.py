@@ -23,6 +23,7 @@ import torch
 import torch.nn.functional as F
 
 import data
+import model_gpt
 import model_mamba
 from evaluate import evaluate
 from model_gpt import GPT, GPTConfig
@@ -175,14 +176,17 @@ def train(s, folder, test, fixed, forbidden, idea, checkpoint=None):
         step, loss, seconds = run_folder.restore(checkpoint, model, optimizers)
     elif s.init_from:
         pretrained.start_from(model, s.init_from)
-    if s.compile:  # all but the scan, whose loop over time would be unrolled
+    if s.compile:  # each block by itself, which is soon done; the scan's loop would be unrolled
+        torch.compile(torch.neg)(torch.ones(1, device=s.device))  # if it cannot work, fail now
         model_mamba.selective_scan = torch.compiler.disable(model_mamba.selective_scan)
-        model.trunk, model.head = torch.compile(model.trunk), torch.compile(model.head)
+        for module in model.modules():
+            if isinstance(module, (model_gpt.Block, model_mamba.Block)):
+                module.compile()
     precision, interrupted = processes.mixed_precision(s), processes.catch_ctrl_c()
     run = run_folder.Run(folder, s, seconds)
     while True:
         if run.is_due(step):
-            with precision:
+            with precision, torch.compiler.set_stance("force_eager"):  # many shapes, soon done
                 measured = idea.evaluate(model, *test, s)
             run.log(step, loss, measured, model, optimizers)
         run.show(step, loss)
