@@ -22,12 +22,14 @@ from settings import SETTINGS  # noqa: E402
 
 RUNS, BENCH = "results/table.py", "results/table.py, bench"  # what the marks name
 IDEAS, GPU = "results/table.py, ideas", "results/table.py, gpu"
-COLUMNS = ["model", "graph", "labels", "layers", "objective", "seeds", "graphs seen", "minutes"]
+COLUMNS = ["model", "graph", "labels", "size", "objective", "seeds", "graphs seen", "minutes"]
 COLUMNS += ["exact match", "difficult token", "the rest, forced", "cheat rate"]
 COLUMNS += ["then the goal", "margin", "chance"]
 STEPS = SETTINGS["the optimiser"]["steps"][0]  # of a run that its row need not say more about
+CHANNELS = SETTINGS["the model"]["n_embd"][0]
+WIDE = "wide GPT"  # of more channels than the default
 PLAIN = "plain GPT"  # GPT-2's block and nothing of ours
-NETWORKS = [*MODELS.values(), PLAIN]
+NETWORKS = [MODELS["gpt"], WIDE, MODELS["mamba"], PLAIN]
 FIRST_PAGE = ["network and graph", "objective", "seeds", "exact match", "cheat rate"]
 
 
@@ -65,8 +67,12 @@ def table(runs, columns=COLUMNS):
 
 def network_of(s):
     """The network's name in the tables: a GPT without Canon and QK-norm is GPT-2's own, "plain"."""
-    plain = s["model"] == "gpt" and s["no_canon"] and s["no_qk_norm"] and not s["init_from"]
-    return PLAIN if plain else MODELS[s["model"]]
+    if s["model"] == "gpt" and not s["init_from"]:
+        if s["no_canon"] and s["no_qk_norm"]:
+            return PLAIN
+        if s["n_embd"] > CHANNELS:
+            return WIDE
+    return MODELS[s["model"]]
 
 
 def share_of(values):
@@ -78,7 +84,7 @@ def share_of(values):
 
 def row(kind, runs):
     """The cells of one row: the runs that differ only in the seed."""
-    network, (deg, path_len, num_nodes), _, name, layers = kind[:5]
+    network, (deg, path_len, num_nodes), _, name, layers, _, channels = kind[:7]
     ends = [run["log"][-1] for run in runs]
     # Runs on a GPU shared it, and their times say little.
     minutes = [run["log"][-1]["seconds"] / 60 for run in runs if run["s"]["device"] == "cpu"]
@@ -96,7 +102,7 @@ def row(kind, runs):
         NETWORKS[network],
         f"G({deg},{path_len})",
         num_nodes,
-        layers,
+        f"{layers} x {channels}",
         name,
         len(runs),
         f"{median(end['graphs'] for end in ends):,.0f}",
@@ -219,7 +225,9 @@ def main():
     results = HOME / "results"
     try:
         runs, ideas = find_runs([results]), find_runs([results / "ideas"])
-        all_columns, ideas = table(runs), idea_table(runs + ideas)
+        ideas = idea_table(runs + ideas)
+        runs += find_runs([results / "wide"])
+        all_columns = table(runs)
     except KeyError as fault:  # such as the files of a run from an older version
         raise ValueError(
             f"a config.json or log.jsonl in {results} lacks {fault}; fetch it again"
