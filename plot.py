@@ -19,7 +19,7 @@ import math
 import os
 import sys
 from pathlib import Path
-from statistics import median, median_high
+from statistics import median, median_high, mode
 
 os.environ["MPLBACKEND"] = "Agg"  # needs no display; a notebook's may not be installed here
 import matplotlib.pyplot as plt
@@ -198,7 +198,11 @@ def path_star():
 
 
 def exact_match_time(runs):
-    """Exact match against minutes of training, one panel for each model."""
+    """Exact match against minutes of training on the commonest device, a panel for each model."""
+    device = mode(run["s"].get("device") for run in runs)
+    if any(run["s"].get("device") != device for run in runs):
+        say(f"exact_match_time shows runs on {device} alone: other minutes do not compare")
+    runs = [run for run in runs if run["s"].get("device") == device]
     return panel_a_model(
         runs, f"How often does the model find the whole path of {runs[0]['graph_name']}?",
         "Exact match on unseen graphs. Thin: single seeds; thick: their median.\n"

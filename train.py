@@ -176,7 +176,7 @@ def train(s, folder, test, fixed, forbidden, idea, checkpoint=None):
         step, loss, seconds = run_folder.restore(checkpoint, model, optimizers)
     elif s.init_from:
         pretrained.start_from(model, s.init_from)
-    if s.compile:  # each block by itself, which is soon done; the scan's loop would be unrolled
+    if s.compile:  # the blocks, but for the scan, whose loop would be unrolled
         torch.compile(torch.neg)(torch.ones(1, device=s.device))  # if it cannot work, fail now
         model_mamba.selective_scan = torch.compiler.disable(model_mamba.selective_scan)
         for module in model.modules():
@@ -186,7 +186,7 @@ def train(s, folder, test, fixed, forbidden, idea, checkpoint=None):
     run = run_folder.Run(folder, s, seconds)
     while True:
         if run.is_due(step):
-            with precision, torch.compiler.set_stance("force_eager"):  # many shapes, soon done
+            with precision, torch.compiler.set_stance("force_eager"):  # many shapes
                 measured = idea.evaluate(model, *test, s)
             run.log(step, loss, measured, model, optimizers)
         run.show(step, loss)

@@ -66,7 +66,7 @@ def table(runs, columns=COLUMNS):
 
 
 def network_of(s):
-    """The network's name in the tables: a GPT without Canon and QK-norm is GPT-2's own, "plain"."""
+    """The network's name: "plain" without Canon and QK-norm, "wide" with more channels."""
     if s["model"] == "gpt" and not s["init_from"]:
         if s["no_canon"] and s["no_qk_norm"]:
             return PLAIN
@@ -225,7 +225,7 @@ def main():
     results = HOME / "results"
     try:
         runs, ideas = find_runs([results]), find_runs([results / "ideas"])
-        ideas = idea_table(runs + ideas)
+        ideas = idea_table(runs + ideas)  # beside the default network alone
         runs += find_runs([results / "wide"])
         all_columns = table(runs)
     except KeyError as fault:  # such as the files of a run from an older version

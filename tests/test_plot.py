@@ -257,6 +257,16 @@ def test_bars_are_the_medians_of_the_last_evaluations(runs):
     assert 0.7 in [bar.get_height() for bar in plot.bars([*every, longer]).axes[0].patches]  # alone, not 0.48 beside it
 
 
+def test_minutes_on_another_device_are_left_out(runs, capsys):
+    group = [{**run, "s": run["s"] | {"device": "cpu"}} for run in on_graph(runs)]
+    count = lambda group: [len(ax.lines) for ax in plot.exact_match_time(group).axes]
+    drawn = count(group)
+    assert capsys.readouterr().err == ""
+    on_a_gpu = {**group[0], "s": group[0]["s"] | {"device": "cuda"}}
+    assert count([on_a_gpu, *group]) == drawn
+    assert "shows runs on cpu alone" in capsys.readouterr().err
+
+
 def test_each_number_stands_at_the_foot_of_its_own_bar(runs):
     group = on_graph(runs)
     for r, end in zip([run["log"][-1] for run in group if run["s"]["objective"] == "next"],

@@ -235,7 +235,12 @@ def test_a_compiled_model_learns_the_same(tmp_path, model):
     if not any(map(shutil.which, ("g++", "clang++", "cl"))):
         pytest.skip("torch.compile needs a C++ compiler on a CPU")
     common = ["--teacherless", "--model", model, "--steps", 3, "--eval_every", 1]
-    run(*common, "--out_dir", tmp_path / "plain"), run(*common, "--compile", "--out_dir", tmp_path / "compiled")
+    torch._dynamo.reset()
+    graphs = torch._dynamo.utils.counters["stats"]
+    run(*common, "--out_dir", tmp_path / "plain")
+    before = graphs["unique_graphs"]
+    run(*common, "--compile", "--out_dir", tmp_path / "compiled")
+    assert graphs["unique_graphs"] > before + 1  # the blocks, and not only the trial
     for a, b in zip(lines(tmp_path / "plain")[1:], lines(tmp_path / "compiled")[1:], strict=True):
         assert a["loss"] == pytest.approx(b["loss"], abs=1e-4)
 
