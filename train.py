@@ -23,7 +23,6 @@ import torch
 import torch.nn.functional as F
 
 import data
-import model_gpt
 import model_mamba
 from evaluate import evaluate
 from model_gpt import GPT, GPTConfig
@@ -179,9 +178,8 @@ def train(s, folder, test, fixed, forbidden, idea, checkpoint=None):
     if s.compile:  # the blocks, but for the scan, whose loop would be unrolled
         torch.compile(torch.neg)(torch.ones(1, device=s.device))  # if it cannot work, fail now
         model_mamba.selective_scan = torch.compiler.disable(model_mamba.selective_scan)
-        for module in model.modules():
-            if isinstance(module, (model_gpt.Block, model_mamba.Block)):
-                module.compile()
+        for block in [m for m in model.modules() if type(m).__name__ == "Block"]:
+            block.compile()
     precision, interrupted = processes.mixed_precision(s), processes.catch_ctrl_c()
     run = run_folder.Run(folder, s, seconds)
     while True:
