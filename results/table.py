@@ -28,8 +28,10 @@ COLUMNS += ["then the goal", "margin", "chance"]
 STEPS = SETTINGS["the optimiser"]["steps"][0]  # of a run that its row need not say more about
 CHANNELS = SETTINGS["the model"]["n_embd"][0]
 WIDE = "wide GPT"  # of more channels than the default
+HALVES = ", halves"  # Canon starts in halves
 PLAIN = "plain GPT"  # GPT-2's block and nothing of ours
-NETWORKS = [MODELS["gpt"], WIDE, MODELS["mamba"], PLAIN]
+NETWORKS = [name + halves for name in (MODELS["gpt"], WIDE) for halves in ("", HALVES)]
+NETWORKS += [MODELS["mamba"], PLAIN]
 FIRST_PAGE = ["network and graph", "objective", "seeds", "exact match", "cheat rate"]
 
 
@@ -66,12 +68,14 @@ def table(runs, columns=COLUMNS):
 
 
 def network_of(s):
-    """The network's name: "plain" without Canon and QK-norm, "wide" with more channels."""
+    """The network's name: "plain" without Canon and QK-norm, "wide" with more channels, and
+    "halves" where Canon starts so.
+    """
     if s["model"] == "gpt" and not s["init_from"]:
         if s["no_canon"] and s["no_qk_norm"]:
             return PLAIN
-        if s["n_embd"] > CHANNELS:
-            return WIDE
+        name = WIDE if s["n_embd"] > CHANNELS else MODELS["gpt"]
+        return name + HALVES * s.get("canon_halves", False)  # older runs lack it
     return MODELS[s["model"]]
 
 
