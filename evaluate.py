@@ -96,7 +96,7 @@ def another_arm(arms, path):
 
 
 def on_a_wrong_arm(name_next, arms, path):
-    """Here the cheat is caught: what does a model name that is led along another arm?
+    """Here the cheat is caught: what does a model name when it is led along another arm?
 
     Arguments: name_next, a function from the nodes revealed (B, l - 1) to those named after each of
         them (B, l - 1); arms (B, deg, l) and path (B, l), int64.
