@@ -37,7 +37,6 @@ class GPTConfig:
     n_embd: int = 64
     n_future: int = 1  # output heads; head k predicts the token k ahead
     canon: bool = True  # see Canon; GPT-2 has none
-    canon_halves: bool = False  # what Canon starts as, see init_weights
     qk_norm: bool = True  # see Attention; GPT-2 has none
 
 
@@ -181,10 +180,8 @@ class GPT(nn.Module):
         A matrix's is 1 / sqrt(fan-in), so that outputs are of the inputs' size (LeCun et al. 1998,
         "Efficient BackProp"), a token embedding's 1, as in PyTorch, and a position's 0.02: what a
         token is weighs more at first than where it stands. The gain of normed queries starts at 2,
-        and Canon as the token plus the one before; in halves, as the token itself in the first half
-        of the channels and the one before in the second, so that attention can tell the two nodes
-        of an edge apart from the start. Without Canon, attention must find the token before by its
-        position, so both kinds of embedding start alike, at 0.1.
+        and Canon as the token plus the one before. Without Canon, attention must find the token
+        before by its position, so both kinds of embedding start alike, at 0.1.
         """
         for name, p in self.named_parameters():
             if name.endswith("bias"):
@@ -194,10 +191,6 @@ class GPT(nn.Module):
             elif name.endswith("canon.weight"):
                 nn.init.zeros_(p)
                 p.data[:, -2] = 1.0  # y_t = x_t + x_{t-1}
-                if self.config.canon_halves:
-                    half = len(p) // 2
-                    p.data[:half, -2] = 0.0  # y_t = x_t
-                    p.data[half:, -1] = -1.0  # y_t = x_{t-1}
             elif name.startswith(("h.", "future.")) and p.ndim == 2:
                 nn.init.normal_(p, std=p.shape[1] ** -0.5)
         token, position = (1.0, 0.02) if self.config.canon else (0.1, 0.1)

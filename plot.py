@@ -86,10 +86,9 @@ def read_run(folder):
 def is_variation(run):
     """Does a run differ from the four objectives in more than its sizes? Then they must not mix."""
     s = run["s"]
-    flags = "only_difficult", "no_canon", "canon_halves", "no_qk_norm", "no_mimetic", "init_from"
-    flags += "n_train", "train_file"
+    flags = "only_difficult", "no_canon", "no_qk_norm", "no_mimetic", "init_from", "n_train"
     usual = {"optimizer": "muon", "idea": "train"}
-    if any(map(s.get, flags)) or any(s.get(k, v) != v for k, v in usual.items()):
+    if any(map(s.get, (*flags, "train_file"))) or any(s.get(k, v) != v for k, v in usual.items()):
         return True
     return bool(s.get("reverse")) != (s["objective"] == "reverse")
 

@@ -30,8 +30,6 @@ SETTINGS = {
         n_head=(4, "attention heads of the GPT"),
         n_embd=(64, "channels"),
         no_canon=(False, "the GPT without its Canon layers, as in GPT-2"),
-        canon_halves=(False, "Canon starts as each token itself in one half of the channels, and"
-                             " the one before in the other, not as their sum in all"),
         no_qk_norm=(False, "the GPT without the norm of queries and keys, as in GPT-2"),
         no_mimetic=(False, "Mamba as upstream: random initial values, a convolution of width 4"),
         init_from=("", "start from published weights: gpt2, gpt2-large, mamba-130m and others, or a"

@@ -63,8 +63,8 @@ def make_model(s, more_tokens=0):
         sizes = V, s.n_layer, s.n_embd
         return Mamba(MambaConfig(*sizes, **start, n_future=s.n_future, scan=s.scan))
     T = data.prefix_length(s.deg, s.path_len) + s.path_len - 1 + more_tokens
-    parts = dict(canon=not s.no_canon, canon_halves=s.canon_halves, qk_norm=not s.no_qk_norm)
-    return GPT(GPTConfig(V, T, s.n_layer, s.n_head, s.n_embd, s.n_future, **parts))
+    parts = dict(n_future=s.n_future, canon=not s.no_canon, qk_norm=not s.no_qk_norm)
+    return GPT(GPTConfig(V, T, s.n_layer, s.n_head, s.n_embd, **parts))
 
 
 def make_optimizers(model, s):

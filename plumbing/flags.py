@@ -106,10 +106,6 @@ def check_settings(s):
             f"--n_embd {s.n_embd} cannot be shared out over --n_head {s.n_head} heads; give a"
             " multiple of it"
         )
-    if s.canon_halves and s.no_canon:
-        raise ValueError(
-            "--canon_halves says what Canon starts as, and --no_canon takes it out; leave one out"
-        )
     if s.n_future > 1 and s.objective != "multi":
         raise ValueError(
             f"--n_future {s.n_future} needs --multi: the other objectives have one output head"

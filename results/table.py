@@ -28,10 +28,8 @@ COLUMNS += ["then the goal", "margin", "chance"]
 STEPS = SETTINGS["the optimiser"]["steps"][0]  # of a run that its row need not say more about
 CHANNELS = SETTINGS["the model"]["n_embd"][0]
 WIDE = "wide GPT"  # of more channels than the default
-HALVES = ", halves"  # Canon starts in halves
 PLAIN = "plain GPT"  # GPT-2's block and nothing of ours
-NETWORKS = [name + halves for name in (MODELS["gpt"], WIDE) for halves in ("", HALVES)]
-NETWORKS += [MODELS["mamba"], PLAIN]
+NETWORKS = [MODELS["gpt"], WIDE, MODELS["mamba"], PLAIN]
 FIRST_PAGE = ["network and graph", "objective", "seeds", "exact match", "cheat rate"]
 
 
@@ -68,14 +66,12 @@ def table(runs, columns=COLUMNS):
 
 
 def network_of(s):
-    """The network's name: "plain" without Canon and QK-norm, "wide" with more channels, and
-    "halves" where Canon starts so.
-    """
+    """The network's name: "plain" without Canon and QK-norm, "wide" with more channels."""
     if s["model"] == "gpt" and not s["init_from"]:
         if s["no_canon"] and s["no_qk_norm"]:
             return PLAIN
-        name = WIDE if s["n_embd"] > CHANNELS else MODELS["gpt"]
-        return name + HALVES * s.get("canon_halves", False)  # older runs lack it
+        if s["n_embd"] > CHANNELS:
+            return WIDE
     return MODELS[s["model"]]
 
 

@@ -96,7 +96,6 @@ def test_the_objectives_of_the_flag_are_those_of_the_layouts():
         ("--steps 3000000000", "--steps is 3000000000; give less than 2^31"),
         ("--num_nodes 99999999999999999999", "--num_nodes is 99999999999999999999; give less than 2^31"),
         ("--multi --only_difficult", "--only_difficult trains on a single token of the path, and --multi on several"),
-        ("--canon_halves --no_canon", "--canon_halves says what Canon starts as, and --no_canon takes it out"),
         ("--multi --reverse --only_difficult", "--only_difficult trains on a single token"),
         ("--test_file .", "--test_file . is a folder"),
         ("--device toaster", "--device toaster is not available here"),

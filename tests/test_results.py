@@ -72,20 +72,19 @@ def test_runs_that_differ_in_more_than_the_seed_have_rows_of_their_own():
     mamba = dict(model="mamba", no_canon=True, no_qk_norm=True)
     variations += [dict(model="mamba", no_mimetic=True), mamba | dict(no_mimetic=True, init_from="mamba-130m")]
     variations += [dict(train_file="graphs.txt"), dict(n_embd=128, n_layer=8)]
-    variations += [dict(n_embd=128, n_layer=8, canon_halves=True, steps=500)]
     end = dict(graphs=1, seconds=60, accuracy=0.5, difficult=0.25, forced_accuracy=[1.0, 0.75, 1.0, 1.0, 1.0])
     runs = [dict(s=DEFAULTS | dict(n_future=1, device="cpu") | v, graph=(2, 5, 50), log=[end]) for v in variations]
     rows = [line.split(" | ") for line in table.table(runs).splitlines()[2:]]
     assert [row[4] for row in rows] == [
         "next", "next", "next, 1,600 steps", "next, AdamW", "next, difficult token only",
         "next, graphs of a file", "reverse", "multi, n = 2", "multi, reversed, n = 2", "next",
-        "next, 500 steps", "next", "next, from mamba-130m", "next, not mimetic",
+        "next", "next, from mamba-130m", "next, not mimetic",
     ]  # fmt: skip
-    assert [row[5] for row in rows] == ["2"] + ["1"] * 13
+    assert [row[5] for row in rows] == ["2"] + ["1"] * 12
     assert all(row[7] == "1.0" for row in rows)
     on_a_gpu = [runs[0] | {"s": runs[0]["s"] | {"device": "cuda"}}]
     assert table.table(on_a_gpu).splitlines()[2].split(" | ")[7] == ""  # it was shared, and its minutes say little
-    assert [row[0] for row in rows] == ["| GPT"] * 9 + ["| wide GPT", "| wide GPT, halves"] + ["| Mamba"] * 3
+    assert [row[0] for row in rows] == ["| GPT"] * 9 + ["| wide GPT"] + ["| Mamba"] * 3
     assert [row[3] for row in rows[8:10]] == ["12 x 64", "8 x 128"]
     # Where only the first step is trained, it is measured after the true start.
     assert [row[9] for row in rows[:5]] == ["25.0%, 25.0%", "25.0%", "25.0%", "25.0%", "75.0%"]
