@@ -1,6 +1,6 @@
 """Which first steps does a run get wrong? By the order in which the prefix gives an arm's edges.
 
-    python results/orders.py runs/NAME …
+    python results/orders.py [--both_ways] runs/NAME …
 
 A causal network reads the edges in the order of the prefix, and an arm's second and third edge,
 v1 v2 and v2 v3, come in one of two orders:
@@ -11,7 +11,10 @@ v1 v2 and v2 v3, come in one of two orders:
 Some runs stall because they can trace only forward arms, and infer the rest by elimination: an arm
 that is traced and does not end at the goal is ruled out. Such a run knows the first step of every
 forward arm; on a backward one it has one chance in 1 + the number of other arms that are backward.
-This script counts how often the first step is right, separately for each case.
+This script counts how often the first step is right, separately for each case. With --both_ways it
+first opens the causal mask inside the prefix, in the trained GPT as it is: each edge sees all
+others. If the first steps of backward arms are right then, the run knew how to trace them, and the
+mask kept the edge from it.
 """
 
 import sys
@@ -20,8 +23,10 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the lab
 
 import torch  # noqa: E402
+import torch.nn.functional as F  # noqa: E402
 
 import data  # noqa: E402
+import model_gpt  # noqa: E402
 from ask import load  # noqa: E402
 from evaluate import GRAPHS_AT_ONCE, decode  # noqa: E402
 from plumbing import flags, graph_files  # noqa: E402
@@ -58,10 +63,26 @@ def by_order(first, prefix, path, deg, num_nodes):
     return rows
 
 
+def attend_both_ways(prefix_length):
+    """model_gpt.attend, but that the tokens of the prefix see each other in both directions.
+
+    The prefix must come in one piece, as evaluate.decode gives it.
+    """
+
+    def attend(q, k, v):
+        num_outputs, S = q.shape[2], k.shape[2]
+        sees = torch.ones(num_outputs, S, dtype=torch.bool, device=q.device).tril(S - num_outputs)
+        sees[:, :prefix_length] = True
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=sees)
+
+    return attend
+
+
 @torch.no_grad()
 def main(argv=None):
     """Print the cases of each run, on its test graphs."""
-    folders = sys.argv[1:] if argv is None else argv
+    given, causal = sys.argv[1:] if argv is None else argv, model_gpt.attend
+    folders = [name for name in given if name != "--both_ways"]
     with flags.one_sentence_for_faults(program="orders.py"):
         if not folders:
             raise ValueError("give the folder of one run or more")
@@ -69,9 +90,14 @@ def main(argv=None):
             model, s, files = load(folder)
             if s.path_len < 4 or s.reverse:
                 raise ValueError(f"{folder}: give a run with --path_len 4 or more, not reversed")
+            if "--both_ways" in given and s.model != "gpt":
+                raise ValueError(f"{folder}: --both_ways needs attention; give a GPT's run")
             prefix, path = graph_files.test_graphs(s, files)
             parts = prefix.split(GRAPHS_AT_ONCE)
+            if "--both_ways" in given:
+                model_gpt.attend = attend_both_ways(prefix.shape[1])
             paths = [decode(model, p, s.path_len, s.objective, s.num_nodes) for p in parts]
+            model_gpt.attend = causal
             first = torch.cat(paths)[:, 1]
             right = (first == path[:, 1]).double().mean()
             print(f"{folder}: the first step is right in {right:.1%}")
