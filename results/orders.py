@@ -13,8 +13,8 @@ that is traced and does not end at the goal is ruled out. Such a run knows the f
 forward arm; on a backward one it has one chance in 1 + the number of other arms that are backward.
 This script counts how often the first step is right, separately for each case. With --both_ways it
 first opens the causal mask inside the prefix, in the trained GPT as it is: each edge sees all
-others. If the first steps of backward arms are right then, the run knew how to trace them, and the
-mask kept the edge from it.
+others. If the first steps of backward arms are right then, the weights can trace them, and the mask
+hid the edge.
 """
 
 import sys
