@@ -32,10 +32,11 @@ import torch.nn.functional as F
 class GPTConfig:
     vocab_size: int
     block_size: int  # the longest sequence, in tokens
-    n_layer: int = 12
+    n_layer: int = 6
     n_head: int = 4
-    n_embd: int = 64
+    n_embd: int = 128
     n_future: int = 1  # output heads; head k predicts the token k ahead
+    prefix_len: int = 0  # so many first tokens see each other both ways; GPT-2 has 0
     canon: bool = True  # see Canon; GPT-2 has none
     qk_norm: bool = True  # see Attention; GPT-2 has none
 
@@ -72,7 +73,7 @@ class Attention(nn.Module):
 
     def __init__(self, config):
         super().__init__()
-        self.n_head = config.n_head
+        self.n_head, self.prefix_len = config.n_head, config.prefix_len
         self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd)  # makes queries, keys and values
         self.c_proj = nn.Linear(config.n_embd, config.n_embd)
         D = config.n_embd // config.n_head
@@ -91,22 +92,21 @@ class Attention(nn.Module):
         q, k, v = (part.transpose(1, 2) for part in (q, k, v))  # (B, H, …, D)
         if cache is not None:
             k, v = cache.append(k, v)  # (B, H, S, D), with S tokens so far
-        y = attend(q, k, v)
+        y = attend(q, k, v, self.prefix_len)
         return self.c_proj(y.transpose(1, 2).reshape(B, num_outputs, C))
 
 
-def attend(q, k, v):
-    """Causal attention of the last num_outputs of S tokens.
+def attend(q, k, v, prefix_len):
+    """Attention of the last num_outputs of S tokens: to the prefix, and to what stands before them.
 
     q (B, H, num_outputs, D), k and v (B, H, S, D) -> (B, H, num_outputs, D).
     """
     num_outputs, S = q.shape[2], k.shape[2]
     if num_outputs == 1:
         return F.scaled_dot_product_attention(q, k, v)  # the newest token sees all
-    if num_outputs == S:
-        return F.scaled_dot_product_attention(q, k, v, is_causal=True)
-    # Query i stands at position S - num_outputs + i, and sees the keys up to there.
+    # Query i stands at position S - num_outputs + i, and sees the keys up to there, and the prefix.
     sees = torch.ones(num_outputs, S, dtype=torch.bool, device=q.device).tril(S - num_outputs)
+    sees[:, :prefix_len] = True
     return F.scaled_dot_product_attention(q, k, v, attn_mask=sees)
 
 

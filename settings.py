@@ -26,9 +26,11 @@ SETTINGS = {
     ),
     "the model": dict(
         model=("gpt", "a Transformer or a Mamba"),
-        n_layer=({"gpt": 12, "mamba": 4}, "blocks"),
+        n_layer=({"gpt": 6, "mamba": 4}, "blocks"),
         n_head=(4, "attention heads of the GPT"),
-        n_embd=(64, "channels"),
+        n_embd=({"gpt": 128, "mamba": 64}, "channels"),
+        causal=(False, "the GPT's prefix causal as well, as in GPT-2; else its tokens see each other"
+                       " both ways"),
         no_canon=(False, "the GPT without its Canon layers, as in GPT-2"),
         no_qk_norm=(False, "the GPT without the norm of queries and keys, as in GPT-2"),
         no_mimetic=(False, "Mamba as upstream: random initial values, a convolution of width 4"),
@@ -43,9 +45,9 @@ SETTINGS = {
         weight_decay=(0.0, "each step multiplies the blocks' matrices by 1 - this * their"
                            " learning rate"),
         batch_size=(256, "graphs a step"),
-        steps=(800, "steps"),
+        steps=({"gpt": 500, "mamba": 800}, "steps"),
         warmup=(10, "steps over which the learning rate rises"),
-        decay=({"gpt": 0.3, "mamba": 0.6}, "share of the steps, the last ones, over which the"
+        decay=({"gpt": 0.5, "mamba": 0.6}, "share of the steps, the last ones, over which the"
                                            " learning rate falls to 0; 0: it stays"),
     ),
     "the run": dict(

@@ -62,9 +62,10 @@ def make_model(s, more_tokens=0):
         start = dict(mimetic=not s.no_mimetic, d_conv=4 if s.no_mimetic else 2)
         sizes = V, s.n_layer, s.n_embd
         return Mamba(MambaConfig(*sizes, **start, n_future=s.n_future, scan=s.scan))
-    T = data.prefix_length(s.deg, s.path_len) + s.path_len - 1 + more_tokens
-    parts = dict(n_future=s.n_future, canon=not s.no_canon, qk_norm=not s.no_qk_norm)
-    return GPT(GPTConfig(V, T, s.n_layer, s.n_head, s.n_embd, **parts))
+    P = data.prefix_length(s.deg, s.path_len)
+    sizes = V, P + s.path_len - 1 + more_tokens, s.n_layer, s.n_head, s.n_embd, s.n_future
+    parts = dict(prefix_len=0 if s.causal else P, canon=not s.no_canon, qk_norm=not s.no_qk_norm)
+    return GPT(GPTConfig(*sizes, **parts))
 
 
 def make_optimizers(model, s):

@@ -38,7 +38,7 @@ def make_model(s):
     flags.check_idea(s)
     model = train.make_model(s)
     c = model.config
-    model.backward_encoder = GPT(GPTConfig(**vars(c) | {"block_size": s.path_len}))
+    model.backward_encoder = GPT(GPTConfig(**vars(c) | {"block_size": s.path_len, "prefix_len": 0}))
     both, V = 2 * c.n_embd, data.vocab_size(s.num_nodes)
     model.join = nn.Sequential(nn.Linear(both, both), nn.GELU(), nn.Linear(both, 2 * V))
     return model

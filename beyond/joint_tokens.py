@@ -36,7 +36,9 @@ from plumbing import flags  # noqa: E402
 def make_model(s):
     """train.py's GPT with the module as output head 2. Raises: ValueError for another model."""
     flags.check_idea(s)
-    return train.make_model(SimpleNamespace(**vars(s) | {"n_future": 2}))
+    model = train.make_model(SimpleNamespace(**vars(s) | {"n_future": 2}))
+    model.future[0].attn.prefix_len = 0  # what the module reads has no prefix
+    return model
 
 
 def windows(h, x, path):

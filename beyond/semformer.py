@@ -47,7 +47,7 @@ class Autoencoder(nn.Module):
         self.look = nn.MultiheadAttention(C, config.n_head, batch_first=True)
         self.norm = nn.LayerNorm(C)
         self.squeeze, self.unfold = nn.Linear(C, LATENT, bias=False), nn.Linear(LATENT, C)
-        sizes = {"n_layer": 2, "block_size": PLANNING + path_len}
+        sizes = {"n_layer": 2, "block_size": PLANNING + path_len, "prefix_len": 0}
         self.decoder = GPT(GPTConfig(**vars(config) | sizes))
 
     def encode(self, h):

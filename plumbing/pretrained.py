@@ -249,7 +249,7 @@ def settings_of(given):
     folder = find_folder(given["init_from"])
     config = read_config(folder)
     decided = {"model": "gpt" if config.get("model_type") == "gpt2" else "mamba"}
-    decided |= {"no_canon": True, "no_qk_norm": True, "no_mimetic": True}
+    decided |= {"causal": True, "no_canon": True, "no_qk_norm": True, "no_mimetic": True}
     decided["n_layer"] = first_of(config, folder, "n_layer", "num_hidden_layers")
     decided["n_embd"] = first_of(config, folder, "n_embd", "hidden_size", "d_model")
     if decided["model"] == "gpt":

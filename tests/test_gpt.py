@@ -1,4 +1,4 @@
-"""The GPT: against the formulas written out in numpy, causal, and the same with a cache as without."""
+"""The GPT: against the formulas written out in numpy, what sees what, and the same with a cache as without."""
 
 import numpy as np
 import pytest
@@ -50,8 +50,9 @@ def logits_by_the_formulas(model, sequence):
                 queries, keys = (norm(y, f"{block}attn.{n}_norm") for n, y in (("q", queries), ("k", keys)))
             rows = []
             for t in range(len(x)):
-                scores = np.exp(keys[: t + 1] @ queries[t] / np.sqrt(D))
-                rows.append(scores / scores.sum() @ v[: t + 1, mine])
+                end = max(t + 1, model.config.prefix_len)
+                scores = np.exp(keys[:end] @ queries[t] / np.sqrt(D))
+                rows.append(scores / scores.sum() @ v[:end, mine])
             heads.append(np.stack(rows))
         x = x + linear(np.concatenate(heads, axis=1), block + "attn.c_proj")
         h = linear(norm(x, block + "ln_2"), block + "mlp.c_fc")
@@ -60,7 +61,10 @@ def logits_by_the_formulas(model, sequence):
     return norm(x, "ln_f") @ w["wte.weight"].T
 
 
-@pytest.mark.parametrize("changes", [{}, dict(canon=False), dict(qk_norm=False), dict(canon=False, qk_norm=False)])
+VARIANTS = [{}, dict(canon=False), dict(qk_norm=False), dict(canon=False, qk_norm=False), dict(prefix_len=12)]
+
+
+@pytest.mark.parametrize("changes", VARIANTS)
 def test_logits_are_those_of_the_formulas(changes):
     model = make(**changes)
     sequence = tokens(1, 20)
@@ -68,29 +72,35 @@ def test_logits_are_those_of_the_formulas(changes):
     assert np.abs(model(sequence)[0].detach().numpy() - expected).max() < 1e-12
 
 
-def test_a_later_token_never_changes_an_earlier_logit():
-    model = make()
+@pytest.mark.parametrize("prefix_len", [0, 12])
+def test_a_later_token_never_changes_an_earlier_logit_outside_the_prefix(prefix_len):
+    model = make(prefix_len=prefix_len)
     first = tokens(2, 20)
     before = model(first)
     for place in range(20):
         changed = first.clone()
         changed[:, place] = (changed[:, place] + 1) % 14
-        after = model(changed)
-        assert torch.equal(before[:, :place], after[:, :place])
-        assert not torch.allclose(before[:, place:], after[:, place:])
+        differs = (before != model(changed)).all(dim=2)  # (2, 20)
+        sees = torch.arange(20) >= (0 if place < prefix_len else place)
+        assert torch.equal(differs, sees.expand(2, -1))
 
 
-def test_logits_only_where_asked_are_the_same_logits():
-    model = make()
+@pytest.mark.parametrize("prefix_len", [0, 12])
+def test_logits_only_where_asked_are_the_same_logits(prefix_len):
+    model = make(prefix_len=prefix_len)
     everywhere = model(tokens(3, 20))
     for n in (1, 5, 20):
         assert torch.allclose(model(tokens(3, 20), num_outputs=n), everywhere[:, -n:], atol=1e-12)
 
 
-@pytest.mark.parametrize("pieces", [[20], [1] * 20, [12, 1, 1, 1, 5], [3, 4, 13]])
-@pytest.mark.parametrize("canon", [True, False])
-def test_cached_decoding_equals_the_full_pass(pieces, canon):
-    model = make(canon=canon)
+PIECES = [[20], [1] * 20, [12, 1, 1, 1, 5], [3, 4, 13]]
+BY_PIECES = [(changes, pieces) for changes in ({}, dict(canon=False)) for pieces in PIECES]
+BY_PIECES += [(dict(prefix_len=12), pieces) for pieces in ([20], [12] + [1] * 8, [14, 5, 1])]  # the prefix comes whole
+
+
+@pytest.mark.parametrize("changes, pieces", BY_PIECES)
+def test_cached_decoding_equals_the_full_pass(changes, pieces):
+    model = make(**changes)
     sequence = tokens(3, 20)
     with torch.no_grad():
         cache = model.new_cache(3, 20)
@@ -110,7 +120,7 @@ def test_the_first_head_is_the_last_block_and_the_others_stand_beside_it():
 
 
 def test_gradients_against_finite_differences():
-    model = make(n_layer=2, n_embd=8)
+    model = make(n_layer=2, n_embd=8, prefix_len=4)
     sequence = tokens(2, 6)
     loss = lambda: model(sequence, num_outputs=3).pow(2).mean()
     loss().backward()
