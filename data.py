@@ -107,8 +107,8 @@ def trace_arms(prefix, deg, num_nodes):
 # ------------------------------------------------------------------------------------------------
 # The four objectives (section 4: next; 5: reverse, teacherless; Gloeckle et al. 2024: multi)
 #
-# An objective is what the model sees (inputs) and what it must predict (targets). The output at
-# position i sees inputs 0 … i; the last path_len positions have targets. For the path s a b g:
+# An objective is what the model sees (inputs) and what it must predict (targets). The last path_len
+# positions have targets; the output at position i of these sees inputs 0 … i. For the path s a b g:
 #
 #     next         inputs   … s g =  s  a  b     s is free and a needs the plan, but b and g follow
 #                  targets         s  a  b  g    from the revealed token before them: the cheat

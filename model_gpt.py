@@ -3,8 +3,11 @@
     tokens (B, T) -> wte + wpe -> Block, Block, … Block -> LayerNorm -> logits over the vocabulary
 
 Read Attention first, then Block, then GPT.forward. The block is GPT-2's, plus two published parts,
-each of which a flag takes out again:
+and the mask has a third; a flag takes each out again:
 
+    - The mask of a prefix LM (Raffel et al. 2020, section 3.2.1): the tokens of the prefix see each
+      other both ways. Edges come in a random order, and a causal mask hides half of them from each.
+      What is written after the prefix is causal as ever.
     - Canon (Allen-Zhu 2025): before attention, a convolution over the last four tokens. The tokens
       of an edge `a b` stand at two positions; now one position holds both. Mamba has this as well.
     - QK-norm (Dehghani et al. 2023): queries and keys are normalised in each head, so that
@@ -36,7 +39,7 @@ class GPTConfig:
     n_head: int = 4
     n_embd: int = 128
     n_future: int = 1  # output heads; head k predicts the token k ahead
-    prefix_len: int = 0  # so many first tokens see each other both ways; GPT-2 has 0
+    prefix_len: int = 0  # so many first tokens see each other both ways; GPT-2 has none
     canon: bool = True  # see Canon; GPT-2 has none
     qk_norm: bool = True  # see Attention; GPT-2 has none
 
@@ -67,8 +70,8 @@ class Canon(nn.Module):
 
 
 class Attention(nn.Module):
-    """Causal multi-head self-attention (Vaswani et al. 2017, section 3.2), with QK-norm (Dehghani
-    et al. 2023, "Scaling Vision Transformers to 22 Billion Parameters", section 2).
+    """Multi-head self-attention (Vaswani et al. 2017, section 3.2), with QK-norm (Dehghani et al.
+    2023, "Scaling Vision Transformers to 22 Billion Parameters", section 2).
     """
 
     def __init__(self, config):
@@ -97,14 +100,15 @@ class Attention(nn.Module):
 
 
 def attend(q, k, v, prefix_len):
-    """Attention of the last num_outputs of S tokens: to the prefix, and to what stands before them.
+    """Attention of the last num_outputs of S tokens, causal but inside the prefix (Raffel et al.
+    2020, "Exploring the Limits of Transfer Learning", section 3.2.1 and figure 3).
 
     q (B, H, num_outputs, D), k and v (B, H, S, D) -> (B, H, num_outputs, D).
     """
     num_outputs, S = q.shape[2], k.shape[2]
     if num_outputs == 1:
         return F.scaled_dot_product_attention(q, k, v)  # the newest token sees all
-    # Query i stands at position S - num_outputs + i, and sees the keys up to there, and the prefix.
+    # Query i stands at position S - num_outputs + i. It sees the keys up to there, and the prefix.
     sees = torch.ones(num_outputs, S, dtype=torch.bool, device=q.device).tril(S - num_outputs)
     sees[:, :prefix_len] = True
     return F.scaled_dot_product_attention(q, k, v, attn_mask=sees)
@@ -231,6 +235,9 @@ class GPT(nn.Module):
         return self.head(self.trunk(tokens, cache), 0, num_outputs, cache)
 
     def new_cache(self, batch_size, max_tokens):
-        """An empty cache for decoding, a Cache for each block, with room for max_tokens tokens."""
+        """An empty cache for decoding, a Cache for each block, with room for max_tokens tokens.
+
+        The prefix must come whole, in one call: its first tokens see its last.
+        """
         blocks = (*self.h, *self.future)
         return [Cache(batch_size, max_tokens, self.config, like=self.wte.weight) for _ in blocks]

@@ -56,6 +56,7 @@ def read_run(folder):
     try:
         s = json.loads(where.read_text(encoding="utf-8"))
         graph = s["deg"], s["path_len"], s["num_nodes"]
+        s.setdefault("causal", s["model"] == "gpt")  # as all GPTs were before there was the flag
         known = s["objective"] in OBJECTIVES and s["model"] in MODELS
         if not known or min(*graph, s["steps"]) < 1:
             raise ValueError
@@ -83,12 +84,16 @@ def read_run(folder):
     return {"folder": folder, "s": s, "graph": graph, "graph_name": name, "log": log}
 
 
-def is_variation(run):
-    """Does a run differ from the four objectives in more than its sizes? Then they must not mix."""
+def is_variation(run, but=()):
+    """Does a run differ from the four objectives in more than its sizes? Then they must not mix.
+
+    Arguments: but, names of settings that may differ.
+    """
     s = run["s"]
-    flags = "only_difficult", "no_canon", "no_qk_norm", "no_mimetic", "init_from", "n_train"
+    flags = {"only_difficult", "causal", "no_canon", "no_qk_norm", "no_mimetic", "init_from"}
+    flags |= {"n_train", "train_file"}
     usual = {"optimizer": "muon", "idea": "train"}
-    if any(map(s.get, (*flags, "train_file"))) or any(s.get(k, v) != v for k, v in usual.items()):
+    if any(map(s.get, flags - set(but))) or any(s.get(k, v) != v for k, v in usual.items()):
         return True
     return bool(s.get("reverse")) != (s["objective"] == "reverse")
 

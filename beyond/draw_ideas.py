@@ -1,6 +1,6 @@
 """Draw exact match against the graphs seen, one small panel for each idea of beyond/.
 
-    python beyond/draw_ideas.py results results/ideas [--out results/figures]
+    python beyond/draw_ideas.py results/causal results/ideas [--out results/figures]
 """
 
 import argparse
@@ -27,7 +27,8 @@ def ideas(runs):
         raise ValueError("there is no run of an idea; train one, such as beyond/token_order.py")
     graphs = {run["graph"] for group in groups.values() for run in group}
     beside = [r for r in runs if r["graph"] in graphs and r["s"].get("idea", "train") == "train"]
-    beside = [r for r in beside if r["s"]["objective"] == "next" and not plot.is_variation(r)]
+    beside = [r for r in beside if r["s"]["objective"] == "next" and
+              not plot.is_variation(r, but=["causal"])]
     rows = math.ceil(len(groups) / 3)
     fig, axes = plot.new_figure(
         "Which ideas give the first step a signal?",

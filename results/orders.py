@@ -12,9 +12,9 @@ Some runs stall because they can trace only forward arms, and infer the rest by 
 that is traced and does not end at the goal is ruled out. Such a run knows the first step of every
 forward arm; on a backward one it has one chance in 1 + the number of other arms that are backward.
 This script counts how often the first step is right, separately for each case. With --both_ways it
-first opens the causal mask inside the prefix, in the trained GPT as it is: each edge sees all
-others. If the first steps of backward arms are right then, the weights can trace them, and the mask
-hid the edge.
+first opens the mask inside the prefix of a GPT that was trained with --causal: each edge sees all
+others, as in the default GPT. If the first steps of backward arms are right then, the weights can
+trace them, and the mask hid the edge.
 """
 
 import sys
@@ -23,10 +23,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the lab
 
 import torch  # noqa: E402
-import torch.nn.functional as F  # noqa: E402
 
 import data  # noqa: E402
-import model_gpt  # noqa: E402
 from ask import load  # noqa: E402
 from evaluate import GRAPHS_AT_ONCE, decode  # noqa: E402
 from plumbing import flags, graph_files  # noqa: E402
@@ -63,25 +61,10 @@ def by_order(first, prefix, path, deg, num_nodes):
     return rows
 
 
-def attend_both_ways(prefix_length):
-    """model_gpt.attend, but that the tokens of the prefix see each other in both directions.
-
-    The prefix must come in one piece, as evaluate.decode gives it.
-    """
-
-    def attend(q, k, v):
-        num_outputs, S = q.shape[2], k.shape[2]
-        sees = torch.ones(num_outputs, S, dtype=torch.bool, device=q.device).tril(S - num_outputs)
-        sees[:, :prefix_length] = True
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=sees)
-
-    return attend
-
-
 @torch.no_grad()
 def main(argv=None):
     """Print the cases of each run, on its test graphs."""
-    given, causal = sys.argv[1:] if argv is None else argv, model_gpt.attend
+    given = sys.argv[1:] if argv is None else argv
     folders = [name for name in given if name != "--both_ways"]
     with flags.one_sentence_for_faults(program="orders.py"):
         if not folders:
@@ -95,9 +78,9 @@ def main(argv=None):
             prefix, path = graph_files.test_graphs(s, files)
             parts = prefix.split(GRAPHS_AT_ONCE)
             if "--both_ways" in given:
-                model_gpt.attend = attend_both_ways(prefix.shape[1])
+                for block in (*model.h, *model.future):
+                    block.attn.prefix_len = prefix.shape[1]
             paths = [decode(model, p, s.path_len, s.objective, s.num_nodes) for p in parts]
-            model_gpt.attend = causal
             first = torch.cat(paths)[:, 1]
             right = (first == path[:, 1]).double().mean()
             print(f"{folder}: the first step is right in {right:.1%}")

@@ -26,10 +26,11 @@ COLUMNS = ["model", "graph", "labels", "size", "objective", "seeds", "graphs see
 COLUMNS += ["exact match", "difficult token", "the rest, forced", "cheat rate"]
 COLUMNS += ["then the goal", "margin", "chance"]
 STEPS = SETTINGS["the optimiser"]["steps"][0]  # of a run that its row need not say more about
-CHANNELS = SETTINGS["the model"]["n_embd"][0]
-WIDE = "wide GPT"  # of more channels than the default
+CHANNELS = SETTINGS["the model"]["n_embd"][0]["gpt"]
+CAUSAL = "causal GPT"  # reads the prefix under the causal mask
+WIDE = "wide causal GPT"  # with as many channels as the default, not half as many
 PLAIN = "plain GPT"  # GPT-2's block and nothing of ours
-NETWORKS = [MODELS["gpt"], WIDE, MODELS["mamba"], PLAIN]
+NETWORKS = [MODELS["gpt"], MODELS["mamba"], PLAIN, CAUSAL, WIDE]
 FIRST_PAGE = ["network and graph", "objective", "seeds", "exact match", "cheat rate"]
 
 
@@ -55,7 +56,7 @@ def table(runs, columns=COLUMNS):
         name += ", graphs of a file" * bool(s["train_file"])
         name += ", reversed" * (s["reverse"] and s["objective"] != "reverse")
         name += f", n = {s['n_future']}" * (s["n_future"] > 1)
-        name += f", {s['steps']:,} steps" * (s["steps"] != STEPS)
+        name += f", {s['steps']:,} steps" * (s["steps"] != STEPS[s["model"]])
         order = NETWORKS.index(network_of(s)), run["graph"], OBJECTIVES.index(s["objective"])
         kinds.setdefault((*order, name, *(s[size] for size in SIZES)), []).append(run)
     rows = [dict(zip(COLUMNS, row(kind, kinds[kind]), strict=True)) for kind in sorted(kinds)]
@@ -66,12 +67,11 @@ def table(runs, columns=COLUMNS):
 
 
 def network_of(s):
-    """The network's name: "plain" without Canon and QK-norm, "wide" with more channels."""
-    if s["model"] == "gpt" and not s["init_from"]:
+    """The network's name: the model's, unless it is a GPT that lacks some of the default's parts."""
+    if s["model"] == "gpt" and s["causal"] and not s["init_from"]:
         if s["no_canon"] and s["no_qk_norm"]:
             return PLAIN
-        if s["n_embd"] > CHANNELS:
-            return WIDE
+        return WIDE if s["n_embd"] >= CHANNELS else CAUSAL
     return MODELS[s["model"]]
 
 
@@ -123,26 +123,25 @@ def idea_table(runs):
     Arguments: runs, as from plot.find_runs. Returns: a string.
     """
     ideas = [run for run in runs if run["s"].get("idea", "train") != "train"]
-    graphs, seeds = {run["graph"] for run in ideas}, {run["s"]["seed"] for run in ideas}
-    beside = [r for r in runs if r not in ideas and r["graph"] in graphs]
-    beside = [r for r in beside if r["s"]["seed"] in seeds and r["s"]["model"] == "gpt"]
+    same = lambda run: (run["graph"], *(run["s"][name] for name in ("seed", "model", "causal")))
+    beside = [r for r in runs if r not in ideas and same(r) in map(same, ideas)]
     kinds = {}
-    for run in [run for run in beside if not is_variation(run)] + ideas:
-        idea = run["s"].get("idea", "train")
-        name = run["s"]["objective"] if idea == "train" else idea
-        kinds.setdefault((run["s"]["n_layer"], name), []).append(run)
-    order = lambda kind: (-kind[0], (*OBJECTIVES, kind[1]).index(kind[1]), kind[1])
+    for run in [run for run in beside if not is_variation(run, but=["causal"])] + ideas:
+        s, idea = run["s"], run["s"].get("idea", "train")
+        network = f"{s['n_layer']} x {s['n_embd']}" + ", causal" * s["causal"]
+        kinds.setdefault((network, s["objective"] if idea == "train" else idea), []).append(run)
+    order = lambda kind: (kind[0], (*OBJECTIVES, kind[1]).index(kind[1]), kind[1])
     kinds = {kind: kinds[kind] for kind in sorted(kinds, key=order)}
     speed = {}
     for kind, group in kinds.items():
         measured = [r["tokens_per_second"] or 0 for run in group for r in run["log"][1:]
                     if run["s"]["device"] == "cpu"]  # as in row
         speed[kind] = median(measured) if measured else None
-    columns = ["trained by", "layers", "seeds", "exact match", "difficult token", "cheat rate"]
+    columns = ["trained by", "network", "seeds", "exact match", "difficult token", "cheat rate"]
     columns += ["99 % at step", "time a step"]
     rows = [columns, ["---"] * len(columns)]
-    for (layers, name), group in kinds.items():
-        next_token = speed.get((layers, "next"))
+    for (network, name), group in kinds.items():
+        next_token = speed.get((network, "next"))
         ends = [run["log"][-1] for run in group]
         shares = [[end[key] for end in ends if key in end]
                   for key in ("accuracy", "difficult", "cheat_rate")]
@@ -150,9 +149,9 @@ def idea_table(runs):
                    for run in group]
         found = [step for step in reached if step is not None]
         rows.append([
-            name, layers, len(group), *(share_of(values) if values else "" for values in shares),
+            name, network, len(group), *(share_of(values) if values else "" for values in shares),
             f"{median(found):.0f}" if len(found) == len(reached) else "",
-            f"{next_token / speed[layers, name]:.1f}" if next_token and speed[layers, name] else "",
+            f"{next_token / speed[network, name]:.1f}" if next_token and speed[network, name] else "",
         ])
     return "\n".join("| " + " | ".join(map(str, cells)) + " |" for cells in rows)
 
@@ -224,8 +223,8 @@ def main():
         raise ValueError("give --write, or nothing")
     results = HOME / "results"
     try:
-        runs, ideas = find_runs([results]), find_runs([results / "ideas"])
-        ideas = idea_table(runs + ideas)  # beside the default network alone
+        runs = find_runs([results, results / "causal"])
+        ideas = idea_table(runs + find_runs([results / "ideas"]))
         runs += find_runs([results / "wide"])
         all_columns = table(runs)
     except KeyError as fault:  # such as the files of a run from an older version

@@ -6,7 +6,6 @@ import torch
 import data
 import model_gpt
 from helpers import run
-from model_gpt import GPT, GPTConfig
 from results import orders
 
 DEG, L, N = 3, 5, 20
@@ -42,31 +41,15 @@ def test_elimination_shows_as_one_over_the_backward_arms():
         assert right == pytest.approx(1 if ahead else 1 / (DEG - count), abs=4 * (0.25 / graphs) ** 0.5)
 
 
-def test_both_ways_opens_the_mask_inside_the_prefix_and_nowhere_else():
-    torch.manual_seed(1)
-    config = GPTConfig(data.vocab_size(N), PREFIX.shape[1] + L - 1, n_layer=2, n_embd=32, canon=False)
-    model, tokens = GPT(config).double(), torch.cat([PREFIX, PATH[:, :-1]], dim=1)[:4]
-    P = PREFIX.shape[1]
-    for attend, sees_ahead in ((model_gpt.attend, False), (orders.attend_both_ways(P), True)):
-        with pytest.MonkeyPatch.context() as patch, torch.no_grad():
-            patch.setattr(model_gpt, "attend", attend)
-            whole, cache = model(tokens), model.new_cache(4, tokens.shape[1])
-            parts = [model(tokens[:, :P], cache=cache)] + [model(t[:, None], cache=cache) for t in tokens[:, P:].T]
-            torch.testing.assert_close(torch.cat(parts, dim=1), whole)  # a cached pass equals the full one
-            for changed, reaches in ((P - 4, sees_ahead), (P + 1, False)):
-                other = tokens.clone()
-                other[:, changed] = (other[:, changed] + 1) % N
-                before = (model(other) - whole)[:, :changed].abs().max()
-                assert (before > 1e-6) == reaches, (changed, attend)
-
-
 def test_it_runs_on_a_folder_and_refuses_what_has_no_first_step(tmp_path, capsys):
-    run("--teacherless", "--steps", 1, "--out_dir", tmp_path / "a")
+    run("--teacherless", "--causal", "--steps", 1, "--out_dir", tmp_path / "a")
     orders.main([str(tmp_path / "a")])
     assert "1 of 1 others forward" in capsys.readouterr().out
-    attend = model_gpt.attend
-    orders.main(["--both_ways", str(tmp_path / "a")])
-    assert "1 of 1 others forward" in capsys.readouterr().out and model_gpt.attend is attend
+    widths, attend = set(), model_gpt.attend
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(model_gpt, "attend", lambda *given: widths.add(given[3]) or attend(*given))
+        orders.main(["--both_ways", str(tmp_path / "a")])
+    assert "1 of 1 others forward" in capsys.readouterr().out and widths == {data.prefix_length(2, 4)}
     run("--model", "mamba", "--teacherless", "--steps", 1, "--out_dir", tmp_path / "m")
     with pytest.raises(SystemExit) as end:
         orders.main(["--both_ways", str(tmp_path / "m")])

@@ -22,7 +22,7 @@ def make_run(folder, objective="next", model="gpt", seed=1, deg=2, path_len=5, s
     folder.mkdir(parents=True)
     reverse = objective == "reverse"
     s = dict(objective=objective, reverse=reverse, model=model, deg=deg, path_len=path_len,
-             num_nodes=50, seed=seed, only_difficult=False, n_layer=6, steps=steps)
+             num_nodes=50, seed=seed, only_difficult=False, n_layer=6, steps=steps, causal=False)
     (folder / "config.json").write_text(json.dumps(s | settings))
     rows = []
     for step in range(0, steps + 1, 10):
@@ -342,7 +342,7 @@ def test_each_graphs_bars_have_its_own_chance_line(runs):
 
 
 @pytest.mark.parametrize("varied", [
-    dict(optimizer="adamw"), dict(no_qk_norm=True), dict(no_canon=True), dict(no_mimetic=True),
+    dict(causal=True), dict(optimizer="adamw"), dict(no_qk_norm=True), dict(no_canon=True), dict(no_mimetic=True),
     dict(n_train=200), dict(init_from="gpt2"), dict(only_difficult=True), dict(reverse=True),
 ])
 def test_variations_are_not_mixed_into_the_other_runs(tmp_path, varied):
