@@ -272,7 +272,7 @@ def bench_gpt(args):
     adamw, with_transformers = dict(optimizer="adamw"), installed("transformers")
     wide = dict(path_len=5, n_layer=6, n_embd=384, n_head=6, batch_size=64)
     for given in ({}, adamw, adamw | wide):
-        s = settings(args, no_canon=True, no_qk_norm=True, **given)
+        s = settings(args, causal=True, no_canon=True, no_qk_norm=True, **given)
         l, model = s.path_len, train.make_model(s)
         batch = data.layout("next", *draw(s.batch_size, s), s.num_nodes)
         gradients = lambda: train.add_gradients(model, *batch)
@@ -421,7 +421,7 @@ def model_with_heads(args):
 
 @torch.no_grad()
 def bench_decode(args):
-    without = dict(no_canon=True, no_qk_norm=True)
+    without = dict(causal=True, no_canon=True, no_qk_norm=True)
     s = settings(args, path_len=5, **without)
     model = train.make_model(s)
     prefix, path = draw(10 if args.quick else 20_000 if args.full else 2000, s)

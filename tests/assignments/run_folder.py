@@ -23,7 +23,7 @@ def read_run(folder, name, exercise):
     )
     text = (run / "log.jsonl").read_text(encoding="utf-8")
     if not is_ours(folder) and (HOME / "results") not in (folder / name).parents:
-        ours = [log.read_text(encoding="utf-8") for log in (HOME / "results").glob("*/log.jsonl")]
+        ours = [log.read_text(encoding="utf-8") for log in (HOME / "results").rglob("log.jsonl")]
         assert text not in ours, f"exercise {exercise}: {name} is a run of ours; hand in your own"
     config = json.loads((run / "config.json").read_text(encoding="utf-8"))
     log = [json.loads(line) for line in text.splitlines()]

@@ -1,4 +1,4 @@
-"""Exercise 3: causal attention with QK-norm, by what it must do. Everything is in float64."""
+"""Exercise 3: attention with QK-norm, causal but inside the prefix, by what it must do, in float64."""
 
 import pytest
 import torch
@@ -9,9 +9,9 @@ from sizes import draw
 B, T, C = draw("batch", 2, 4), draw("tokens", 7, 11), 4 * draw("channels", 2, 4)
 
 
-def make(n_head=2, n_embd=C, qk_norm=False, identity=False):
+def make(n_head=2, n_embd=C, qk_norm=False, identity=False, prefix_len=0):
     """An Attention with random weights, or with the identity for each matrix and no biases."""
-    config = GPTConfig(vocab_size=1, block_size=T, n_head=n_head, n_embd=n_embd, qk_norm=qk_norm)
+    config = GPTConfig(1, T, n_head=n_head, n_embd=n_embd, qk_norm=qk_norm, prefix_len=prefix_len)
     attention = Attention(config).double()
     generator = torch.Generator().manual_seed(draw("weights", 0, 10**6))
     for p in attention.parameters():
@@ -29,20 +29,23 @@ def near(a, b):
     return torch.allclose(a, b, rtol=1e-9, atol=1e-10)
 
 
-def test_the_future_is_unseen_and_the_past_is_seen():
-    attention, x = make(), random_input()
+@pytest.mark.parametrize("prefix_len", [0, T - 3])
+def test_the_future_is_unseen_but_inside_the_prefix_and_the_past_is_seen(prefix_len):
+    attention, x = make(prefix_len=prefix_len), random_input()
     before = attention(x, T)
     for place in range(T):
         changed = x.clone()
         changed[:, place] += 1
         after = attention(changed, T)
-        assert near(before[:, :place], after[:, :place])
-        assert not (before[:, place:] - after[:, place:]).abs().amax(dim=2).lt(1e-6).any()
+        first = 0 if place < prefix_len else place  # that sees the place
+        assert near(before[:, :first], after[:, :first])
+        assert not (before[:, first:] - after[:, first:]).abs().amax(dim=2).lt(1e-6).any()
 
 
+@pytest.mark.parametrize("prefix_len", [0, T - 3])
 @pytest.mark.parametrize("num_outputs", [1, 3, T])
-def test_the_last_outputs_alone_are_the_same(num_outputs):
-    attention, x = make(), random_input()
+def test_the_last_outputs_alone_are_the_same(num_outputs, prefix_len):
+    attention, x = make(prefix_len=prefix_len), random_input()
     assert near(attention(x, num_outputs), attention(x, T)[:, T - num_outputs :])
 
 
