@@ -29,8 +29,7 @@ SETTINGS = {
         n_layer=({"gpt": 6, "mamba": 4}, "blocks"),
         n_head=(4, "attention heads of the GPT"),
         n_embd=({"gpt": 128, "mamba": 64}, "channels"),
-        causal=(False, "the GPT's prefix causal as well, as in GPT-2; else its tokens see each other"
-                       " both ways"),
+        causal=(False, "the GPT with a causal prefix, as in GPT-2; else all of it sees all of it"),
         no_canon=(False, "the GPT without its Canon layers, as in GPT-2"),
         no_qk_norm=(False, "the GPT without the norm of queries and keys, as in GPT-2"),
         no_mimetic=(False, "Mamba as upstream: random initial values, a convolution of width 4"),
