@@ -253,6 +253,22 @@ def test_every_step_has_a_whole_batch_where_an_epoch_ends_in_less():
         assert [len(batch) for batch in batches] == [8, 8] and len({tuple(row) for b in batches for row in b}) == 16
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("changes", [dict(), dict(causal=True), dict(model="mamba")])
+def test_the_prefix_is_read_both_ways_unless_causal_and_no_output_has_seen_its_target(changes):
+    s = settings(**changes)
+    model = train.make_model(s).double()
+    prefix, path = data.sample_graphs(4, s.deg, s.path_len, s.num_nodes, torch.Generator().manual_seed(1))
+    inputs, _ = data.layout("next", prefix, path, s.num_nodes)
+    before = model(inputs)
+    for place in range(inputs.shape[1]):
+        changed = inputs.clone()
+        changed[:, place] = (changed[:, place] + 1) % s.num_nodes
+        differs = (model(changed) != before).any(dim=2).all(dim=0)  # (T,)
+        both_ways = place < prefix.shape[1] and not s.causal and s.model == "gpt"
+        assert differs.tolist() == [both_ways or i >= place for i in range(inputs.shape[1])], place
+
+
 MATRICES = {
     "gpt": "canon attn.c_attn attn.c_proj mlp.c_fc mlp.c_proj".split(),
     "mamba": "mixer.in_proj mixer.x_proj mixer.dt_proj mixer.out_proj".split(),  # A_log is a table, and conv1d no matrix
