@@ -11,8 +11,8 @@ where it reads an edge, it can look up a neighbouring edge that it has read befo
 This script fits linear probes (Alain & Bengio 2016, arXiv 1610.01644) to what each layer holds at
 the last token of an edge and at the separator after it, and counts how often they name that far
 node on graphs that they were not fitted to. Beside it stands how often they do where the other edge
-comes later, so that the far node can only be guessed. Edges from the start are left out: the start
-is no secret.
+comes later, so that a causal network can only guess the far node. Edges from the start are left
+out: the start is no secret.
 """
 
 import sys
