@@ -34,8 +34,8 @@ SETTINGS = {
         no_qk_norm=(False, "the GPT without the norm of queries and keys, as in GPT-2"),
         no_mimetic=(False, "Mamba as upstream: random initial values, a convolution of width 4"),
         init_from=("", "start from published weights: gpt2, gpt2-large, mamba-130m and others, or a"
-                       " folder that has them; sets the sizes, takes out Canon and QK-norm, and"
-                       " unless they are given sets --optimizer adamw --lr 1e-4"),
+                       " folder that has them; sets the sizes and --causal, takes out Canon and"
+                       " QK-norm, and unless they are given sets --optimizer adamw --lr 1e-4"),
         scan=("auto", "how Mamba computes its scan; auto: triton on a GPU, fast elsewhere"),
     ),
     "the optimiser": dict(

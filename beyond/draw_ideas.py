@@ -25,8 +25,9 @@ def ideas(runs):
             groups.setdefault(idea, []).append(run)
     if not groups:
         raise ValueError("there is no run of an idea; train one, such as beyond/token_order.py")
-    graphs = {run["graph"] for group in groups.values() for run in group}
-    beside = [r for r in runs if r["graph"] in graphs and r["s"].get("idea", "train") == "train"]
+    same = lambda run: (run["graph"], run["s"]["causal"])
+    alike = {same(run) for group in groups.values() for run in group}
+    beside = [r for r in runs if same(r) in alike and r["s"].get("idea", "train") == "train"]
     beside = [r for r in beside if r["s"]["objective"] == "next" and
               not plot.is_variation(r, but=["causal"])]
     rows = math.ceil(len(groups) / 3)

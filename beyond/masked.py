@@ -4,7 +4,8 @@
 
 MLM-U (Kitouni et al. 2024, arXiv 2406.05183, section 3) draws for each graph how much of its answer
 is hidden, uniformly from 0 to 1, and predicts what is hidden from what is shown before *and after*
-it. A causal network can do so when the answer, with its holes, is part of what it reads:
+it. A GPT, which writes causally, can do so when the answer, with its holes, is a part of what it
+reads:
 
     inputs   … s g =  s  $  $  g   $  $  $  $     each output sees the whole of the path that is
     targets                         .  a  b  .    shown; only what is hidden is trained on (dots:

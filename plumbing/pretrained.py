@@ -174,7 +174,8 @@ def load_gpt2(name_or_dir):
 
     Arguments: "gpt2", "gpt2-medium", "gpt2-large" or "gpt2-xl", or a folder with config.json and
         the weights.
-    Returns: a GPT without Canon or QK-norm. Raises: ValueError or ImportError, in one sentence.
+    Returns: a causal GPT without Canon or QK-norm.
+    Raises: ValueError or ImportError, in one sentence.
     """
     folder = find_folder(name_or_dir)
     c = read_config(folder)

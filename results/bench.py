@@ -6,9 +6,9 @@
     python results/bench.py --help           everything else
 
 A ratio above 1 is in our favour; `compare` measures it. In each row both sides have the same sizes
-and optimisers, and the loss at the same positions; beside another GPT, ours has neither Canon nor
-QK-norm. A peer that is not installed is skipped, with a message; requirements-dev.txt lists them.
-In this file: the protocol, the peers, the parts, main.
+and optimisers, and the loss at the same positions; beside another GPT, ours is causal and has
+neither Canon nor QK-norm. A peer that is not installed is skipped, with a message;
+requirements-dev.txt lists them. In this file: the protocol, the peers, the parts, main.
 """
 
 import argparse
@@ -133,7 +133,9 @@ class PlainBlock(nn.Module):
 
 
 class PlainGPT(nn.Module):
-    """A GPT as in nanoGPT, with logits at all positions. It can load model_gpt.GPT's weights."""
+    """A GPT as in nanoGPT, with logits at all positions. It can load the weights of a model_gpt.GPT
+    without Canon and QK-norm.
+    """
 
     def __init__(self, config):
         super().__init__()

@@ -11,8 +11,8 @@ where it reads an edge, it can look up a neighbouring edge that it has read befo
 This script fits linear probes (Alain & Bengio 2016, arXiv 1610.01644) to what each layer holds at
 the last token of an edge and at the separator after it, and counts how often they name that far
 node on graphs that they were not fitted to. Beside it stands how often they do where the other edge
-comes later, so that a causal network can only guess the far node. Edges from the start are left
-out: the start is no secret.
+comes later: there a causal network can only guess, and one that reads the prefix both ways need
+not. Edges from the start are left out: the start is no secret.
 """
 
 import sys
@@ -45,8 +45,8 @@ def neighbours(prefix, arms):
     return {"ahead": (u_v, w, v_w < u_v), "back": (v_w, u, u_v < v_w)}
 
 
-def share_read(states, places, far, sees, num_nodes):
-    """How often the best probe names the far node: where the edge sees the other, and where not.
+def share_read(states, places, far, before, num_nodes):
+    """How often the best probe names the far node, if the other edge comes before, and if after.
 
     Arguments: states, a list of (FIT + TEST, P, C), float, one for each layer; the others as from
         neighbours. Returns: two shares, of the same layer and token.
@@ -61,7 +61,7 @@ def share_read(states, places, far, sees, num_nodes):
             ridge = torch.eye(x.shape[3], dtype=x.dtype, device=x.device)
             probe = torch.linalg.solve(fit.T @ fit + ridge, fit.T @ to)  # (C + 1, N)
             right = (x[FIT:] @ probe).argmax(dim=3) == far[FIT:]
-            shares = [right[case].double().mean().item() for case in (sees[FIT:], ~sees[FIT:])]
+            shares = [right[case].double().mean().item() for case in (before[FIT:], ~before[FIT:])]
             best = max(best, tuple(shares))
     return best
 

@@ -73,8 +73,9 @@ def main(argv=None):
             model, s, files = load(folder)
             if s.path_len < 4 or s.reverse:
                 raise ValueError(f"{folder}: give a run with --path_len 4 or more, not reversed")
-            if "--both_ways" in given and s.model != "gpt":
-                raise ValueError(f"{folder}: --both_ways needs attention; give a GPT's run")
+            if "--both_ways" in given and not (s.model == "gpt" and s.causal):
+                raise ValueError(f"{folder}: --both_ways opens a causal mask; give a GPT's run"
+                                 " with --causal")
             prefix, path = graph_files.test_graphs(s, files)
             parts = prefix.split(GRAPHS_AT_ONCE)
             if "--both_ways" in given:

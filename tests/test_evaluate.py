@@ -149,13 +149,14 @@ def test_a_path_that_is_wrong_in_its_start_alone_is_no_path():
 
 def random_model(kind, n_future=1, seed=0):
     torch.manual_seed(seed)
-    length = data.prefix_length(DEG, L) + L - 1
-    if kind == "gpt":
-        return GPT(GPTConfig(data.vocab_size(N), length, 2, 2, 16, n_future=n_future)).double()
+    P = data.prefix_length(DEG, L)
+    if kind in ("gpt", "causal gpt"):
+        prefix_len = P if kind == "gpt" else 0
+        return GPT(GPTConfig(data.vocab_size(N), P + L - 1, 2, 2, 16, n_future, prefix_len)).double()
     return Mamba(MambaConfig(data.vocab_size(N), n_layer=2, n_embd=16, n_future=n_future)).double()
 
 
-@pytest.mark.parametrize("kind", ["gpt", "mamba"])
+@pytest.mark.parametrize("kind", ["gpt", "causal gpt", "mamba"])
 def test_cached_decoding_writes_what_full_recomputation_writes(kind):
     model, (prefix, _) = random_model(kind), graphs(50)
     with torch.no_grad():

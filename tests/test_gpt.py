@@ -154,10 +154,11 @@ def test_positions_weigh_little_at_first_but_where_attention_must_find_the_neigh
         assert model.h[0].mlp.c_proj.weight.std().item() == pytest.approx(256**-0.5, rel=0.1)
 
 
-def test_initial_weights_hold_nothing_of_the_plan():
+@pytest.mark.parametrize("prefix_len", [0, 27])
+def test_initial_weights_hold_nothing_of_the_plan(prefix_len):
     """Which inner node is nearest to what the last two places of the prefix hold, layer by layer? None in particular."""
     torch.manual_seed(5)
-    model = GPT(GPTConfig(data.vocab_size(50), 31))
+    model = GPT(GPTConfig(data.vocab_size(50), 31, prefix_len=prefix_len))
     prefix, path = data.sample_graphs(1000, 2, 5, 50, torch.Generator().manual_seed(6))
     inner = data.trace_arms(prefix, 2, 50)[:, :, 1:4].flatten(1)  # (B, 6): the nodes between start and arms' ends
     x = model.wte(prefix) + model.wpe.weight[: prefix.shape[1]]

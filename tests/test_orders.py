@@ -53,7 +53,7 @@ def test_it_runs_on_a_folder_and_refuses_what_has_no_first_step(tmp_path, capsys
     run("--model", "mamba", "--teacherless", "--steps", 1, "--out_dir", tmp_path / "m")
     with pytest.raises(SystemExit) as end:
         orders.main(["--both_ways", str(tmp_path / "m")])
-    assert end.value.code == 2 and "needs attention" in capsys.readouterr().err
+    assert end.value.code == 2 and "opens a causal mask" in capsys.readouterr().err
     run("--reverse", "--steps", 1, "--out_dir", tmp_path / "b")
     with pytest.raises(SystemExit) as end:
         orders.main([str(tmp_path / "b")])

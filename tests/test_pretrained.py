@@ -350,6 +350,7 @@ def test_the_tasks_tokens_are_the_first_rows_and_positions_are_cropped(tmp_path)
     model = train.make_model(s)
     pretrained.start_from(model, s.init_from)
     assert torch.equal(model.wte.weight, published.wte.weight[:16]) and model.lm_head.weight is model.wte.weight
+    assert s.causal and model.config.prefix_len == 0  # as the published weights were trained
     assert torch.equal(model.wpe.weight, published.wpe.weight[: data.prefix_length(2, 3) + 2])
     for name, p in published.h.named_parameters():
         assert torch.equal(dict(model.h.named_parameters())[name], p)
