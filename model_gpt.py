@@ -37,7 +37,7 @@ class GPTConfig:
     block_size: int  # the longest sequence, in tokens
     n_layer: int = 6
     n_head: int = 4
-    n_embd: int = 128
+    n_embd: int = 64
     n_future: int = 1  # output heads; head k predicts the token k ahead
     prefix_len: int = 0  # so many first tokens see each other both ways; GPT-2 has none
     canon: bool = True  # see Canon; GPT-2 has none

@@ -28,7 +28,7 @@ SETTINGS = {
         model=("gpt", "a Transformer or a Mamba"),
         n_layer=({"gpt": 6, "mamba": 4}, "blocks"),
         n_head=(4, "attention heads of the GPT"),
-        n_embd=({"gpt": 128, "mamba": 64}, "channels"),
+        n_embd=(64, "channels"),
         causal=(False, "the GPT with a causal prefix, as in GPT-2; else all of it sees all of it"),
         no_canon=(False, "the GPT without its Canon layers, as in GPT-2"),
         no_qk_norm=(False, "the GPT without the norm of queries and keys, as in GPT-2"),
@@ -41,10 +41,10 @@ SETTINGS = {
     "the optimiser": dict(
         optimizer=("muon", "muon: Muon for the blocks' matrices, AdamW for the rest; adamw: AdamW"),
         lr=({"gpt": 4e-3, "mamba": 2e-3}, "AdamW's learning rate; Muon's is ten times that"),
-        weight_decay=(0.0, "each step multiplies the blocks' matrices by 1 - this * their"
-                           " learning rate"),
-        batch_size=(256, "graphs a step"),
-        steps=({"gpt": 500, "mamba": 800}, "steps"),
+        weight_decay=({"gpt": 0.1, "mamba": 0.0}, "each step multiplies the blocks' matrices by"
+                                                  " 1 - this * their learning rate"),
+        batch_size=({"gpt": 128, "mamba": 256}, "graphs a step"),
+        steps=(800, "steps"),
         warmup=(10, "steps over which the learning rate rises"),
         decay=({"gpt": 0.5, "mamba": 0.6}, "share of the steps, the last ones, over which the"
                                            " learning rate falls to 0; 0: it stays"),

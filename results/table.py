@@ -26,11 +26,11 @@ COLUMNS = ["model", "graph", "labels", "size", "objective", "seeds", "graphs see
 COLUMNS += ["exact match", "difficult token", "the rest, forced", "cheat rate"]
 COLUMNS += ["then the goal", "margin", "chance"]
 STEPS = SETTINGS["the optimiser"]["steps"][0]  # of a run that its row need not say more about
-CHANNELS = SETTINGS["the model"]["n_embd"][0]["gpt"]
-CAUSAL = "causal GPT"  # reads the prefix under the causal mask
-WIDE = "wide causal GPT"  # with as many channels as the default, not half as many
+CHANNELS = SETTINGS["the model"]["n_embd"][0]
 PLAIN = "plain GPT"  # GPT-2's block and nothing of ours
-NETWORKS = [MODELS["gpt"], MODELS["mamba"], PLAIN, CAUSAL, WIDE]
+CAUSAL = "causal GPT"  # reads the prefix under the causal mask
+WIDE = "wide "  # with more channels than the default
+NETWORKS = [MODELS["gpt"], MODELS["mamba"], PLAIN, CAUSAL, WIDE + MODELS["gpt"], WIDE + CAUSAL]
 FIRST_PAGE = ["network and graph", "objective", "seeds", "exact match", "cheat rate"]
 
 
@@ -56,7 +56,7 @@ def table(runs, columns=COLUMNS):
         name += ", graphs of a file" * bool(s["train_file"])
         name += ", reversed" * (s["reverse"] and s["objective"] != "reverse")
         name += f", n = {s['n_future']}" * (s["n_future"] > 1)
-        name += f", {s['steps']:,} steps" * (s["steps"] != STEPS[s["model"]])
+        name += f", {s['steps']:,} steps" * (s["steps"] != STEPS)
         order = NETWORKS.index(network_of(s)), run["graph"], OBJECTIVES.index(s["objective"])
         kinds.setdefault((*order, name, *(s[size] for size in SIZES)), []).append(run)
     rows = [dict(zip(COLUMNS, row(kind, kinds[kind]), strict=True)) for kind in sorted(kinds)]
@@ -67,12 +67,12 @@ def table(runs, columns=COLUMNS):
 
 
 def network_of(s):
-    """The network's name: the model's, unless it is a GPT that lacks some of the default's parts."""
-    if s["model"] == "gpt" and s["causal"] and not s["init_from"]:
-        if s["no_canon"] and s["no_qk_norm"]:
-            return PLAIN
-        return WIDE if s["n_embd"] >= CHANNELS else CAUSAL
-    return MODELS[s["model"]]
+    """The network's name: the model's, unless it is a GPT that is not the default's."""
+    if s["model"] != "gpt" or s["init_from"]:
+        return MODELS[s["model"]]
+    if s["causal"] and s["no_canon"] and s["no_qk_norm"]:
+        return PLAIN
+    return WIDE * (s["n_embd"] > CHANNELS) + (CAUSAL if s["causal"] else MODELS["gpt"])
 
 
 def share_of(values):
@@ -223,23 +223,22 @@ def main():
         raise ValueError("give --write, or nothing")
     results = HOME / "results"
     try:
-        runs = find_runs([results, results / "causal"])
-        ideas = idea_table(runs + find_runs([results / "ideas"]))
-        runs += find_runs([results / "wide"])
-        all_columns = table(runs)
+        runs = find_runs([results])
+        first_page, ideas = table(runs, FIRST_PAGE), idea_table(runs + find_runs([results / "ideas"]))
+        all_columns = table(runs + find_runs([results / "causal", results / "wide"]))
     except KeyError as fault:  # such as the files of a run from an older version
         raise ValueError(
             f"a config.json or log.jsonl in {results} lacks {fault}; fetch it again"
         ) from None
     bench = bench_table(results / "bench.jsonl")
     if "--write" in sys.argv:
-        put_into(HOME / "README.md", RUNS, table(runs, FIRST_PAGE))
+        put_into(HOME / "README.md", RUNS, first_page)
         put_into(results / "README.md", RUNS, all_columns)
         put_into(results / "README.md", BENCH, bench)
         put_into(results / "README.md", GPU, gpu_table(results / "gpu.json"))
         put_into(HOME / "beyond" / "README.md", IDEAS, ideas)
     else:
-        tables = all_columns, bench, table(runs, FIRST_PAGE), ideas
+        tables = all_columns, bench, first_page, ideas
         print(*tables, gpu_table(results / "gpu.json"), sep="\n\n")
 
 

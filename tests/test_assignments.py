@@ -152,7 +152,7 @@ def test_mistakes_are_noticed_and_right_answers_are_not_blamed(tmp_path, mistake
 
 
 def test_a_run_must_be_whole_and_the_students_own(tmp_path):
-    name = "next_gpt_2_5_seed_91"
+    name = "next_gpt_2_5_seed_101"
     config, log = run_folder.read_run(HOME, f"results/{name}", 6)
     assert log[-1]["step"] == config["steps"]
     shutil.copytree(HOME / "results" / name, tmp_path / name)
