@@ -1,6 +1,6 @@
 """Draw exact match against the graphs seen, one small panel for each idea of beyond/.
 
-    python beyond/draw_ideas.py results/causal results/ideas [--out results/figures]
+    python beyond/draw_ideas.py results results/ideas [--out results/figures]
 """
 
 import argparse
