@@ -42,6 +42,7 @@ class GPTConfig:
     prefix_len: int = 0  # so many first tokens see each other both ways; GPT-2 has none
     canon: bool = True  # see Canon; GPT-2 has none
     qk_norm: bool = True  # see Attention; GPT-2 has none
+    mimetic: bool = True  # keys start as half a copy of the queries; see init_weights
 
 
 class Canon(nn.Module):
@@ -183,23 +184,33 @@ class GPT(nn.Module):
 
         A matrix's is 1 / sqrt(fan-in), so that outputs are of the inputs' size (LeCun et al. 1998,
         "Efficient BackProp"), a token embedding's 1, as in PyTorch, and a position's 0.02: what a
-        token is weighs more at first than where it stands. The gain of normed queries starts at 2,
-        and Canon as the token plus the one before. Without Canon, attention must find the token
-        before by its position, so both kinds of embedding start alike, at 0.1.
+        token is weighs more at first than where it stands. The last LayerNorm starts at 1 / sqrt(C),
+        so that logits are of size 1, too. Canon starts as the token plus the one before. Without
+        Canon, attention must find the token before by its position, so both kinds of embedding
+        start alike, at 0.1.
+
+        Mimetic: W_q W_k^T starts near a multiple of the identity, as it is in trained Transformers
+        (Trockman & Kolter 2023, "Mimetic Initialization of Self-Attention Layers"). Here each row
+        that makes keys is half a copy of the one that makes queries, so that a token attends to
+        those like it. That is the first half of a lookup; what is found must still be learned.
         """
+        C = self.config.n_embd
         for name, p in self.named_parameters():
             if name.endswith("bias"):
                 nn.init.zeros_(p)
-            elif name.endswith("q_norm.weight"):
-                nn.init.constant_(p, 2.0)
             elif name.endswith("canon.weight"):
                 nn.init.zeros_(p)
                 p.data[:, -2] = 1.0  # y_t = x_t + x_{t-1}
             elif name.startswith(("h.", "future.")) and p.ndim == 2:
                 nn.init.normal_(p, std=p.shape[1] ** -0.5)
+            if self.config.mimetic and name.endswith("c_attn.weight"):
+                query, key = p.data[:C], p.data[C : 2 * C]
+                key.add_(query).mul_(0.5**0.5)  # of the same size as before
         token, position = (1.0, 0.02) if self.config.canon else (0.1, 0.1)
         nn.init.normal_(self.wte.weight, std=token)
         nn.init.normal_(self.wpe.weight, std=position)
+        if self.config.canon:
+            nn.init.constant_(self.ln_f.weight, C**-0.5)
 
     def trunk(self, tokens, cache=None):
         """All blocks but the last: what the output heads share.

@@ -26,13 +26,13 @@ SETTINGS = {
     ),
     "the model": dict(
         model=("gpt", "a Transformer or a Mamba"),
-        n_layer=({"gpt": 6, "mamba": 4}, "blocks"),
-        n_head=(4, "attention heads of the GPT"),
+        n_layer=({"gpt": 8, "mamba": 4}, "blocks"),
+        n_head=(2, "attention heads of the GPT"),
         n_embd=(64, "channels"),
         causal=(False, "the GPT with a causal prefix, as in GPT-2; else all of it sees all of it"),
         no_canon=(False, "the GPT without its Canon layers, as in GPT-2"),
         no_qk_norm=(False, "the GPT without the norm of queries and keys, as in GPT-2"),
-        no_mimetic=(False, "Mamba as upstream: random initial values, a convolution of width 4"),
+        no_mimetic=(False, "independent initial weights, as upstream; Mamba's convolution has width 4"),
         init_from=("", "start from published weights: gpt2, gpt2-large, mamba-130m and others, or a"
                        " folder that has them; sets the sizes and --causal, takes out Canon and"
                        " QK-norm, and unless they are given sets --optimizer adamw --lr 1e-4"),
@@ -40,18 +40,19 @@ SETTINGS = {
     ),
     "the optimiser": dict(
         optimizer=("muon", "muon: Muon for the blocks' matrices, AdamW for the rest; adamw: AdamW"),
-        lr=({"gpt": 4e-3, "mamba": 2e-3}, "AdamW's learning rate; Muon's is ten times that"),
+        lr=(2e-3, "AdamW's learning rate; Muon's is ten times that"),
         weight_decay=({"gpt": 0.1, "mamba": 0.0}, "each step multiplies the blocks' matrices by"
                                                   " 1 - this * their learning rate"),
         batch_size=({"gpt": 128, "mamba": 256}, "graphs a step"),
-        steps=(800, "steps"),
+        steps=({"gpt": 400, "mamba": 800}, "steps"),
         warmup=(10, "steps over which the learning rate rises"),
         decay=({"gpt": 0.5, "mamba": 0.6}, "share of the steps, the last ones, over which the"
                                            " learning rate falls to 0; 0: it stays"),
     ),
     "the run": dict(
         seed=(1, "fixes the whole run on a CPU, for a given number of threads"),
-        eval_every=(50, "steps between evaluations; each is a line of the log, and a checkpoint"),
+        eval_every=({"gpt": 25, "mamba": 50}, "steps between evaluations; each is a line of the log,"
+                                              " and a checkpoint"),
         device=("auto", "cpu, cuda, cuda:1, mps; auto: cuda where there is one, else cpu"),
         dtype=("float32", "bfloat16: mixed precision"),
         compile=(False, "torch.compile the blocks, for training: for long runs on a GPU"),

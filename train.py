@@ -64,8 +64,8 @@ def make_model(s, more_tokens=0):
         return Mamba(MambaConfig(*sizes, **start, n_future=s.n_future, scan=s.scan))
     P = data.prefix_length(s.deg, s.path_len)
     sizes = V, P + s.path_len - 1 + more_tokens, s.n_layer, s.n_head, s.n_embd, s.n_future
-    parts = dict(prefix_len=0 if s.causal else P, canon=not s.no_canon, qk_norm=not s.no_qk_norm)
-    return GPT(GPTConfig(*sizes, **parts))
+    parts = dict(canon=not s.no_canon, qk_norm=not s.no_qk_norm, mimetic=not s.no_mimetic)
+    return GPT(GPTConfig(*sizes, prefix_len=0 if s.causal else P, **parts))
 
 
 def make_optimizers(model, s):
