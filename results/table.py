@@ -25,12 +25,10 @@ IDEAS, GPU = "results/table.py, ideas", "results/table.py, gpu"
 COLUMNS = ["model", "graph", "labels", "size", "objective", "seeds", "graphs seen", "minutes"]
 COLUMNS += ["exact match", "difficult token", "the rest, forced", "cheat rate"]
 COLUMNS += ["then the goal", "margin", "chance"]
-STEPS = SETTINGS["the optimiser"]["steps"][0]  # of a run that its row need not say more about
-CHANNELS = SETTINGS["the model"]["n_embd"][0]
+STEPS = SETTINGS["the optimiser"]["steps"][0]  # of runs whose rows need not say more about it
 PLAIN = "plain GPT"  # GPT-2's block and nothing of ours
 CAUSAL = "causal GPT"  # reads the prefix under the causal mask
-WIDE = "wide "  # with more channels than the default
-NETWORKS = [MODELS["gpt"], MODELS["mamba"], PLAIN, CAUSAL, WIDE + MODELS["gpt"], WIDE + CAUSAL]
+NETWORKS = [MODELS["gpt"], MODELS["mamba"], PLAIN, CAUSAL]
 FIRST_PAGE = ["network and graph", "objective", "seeds", "exact match", "cheat rate"]
 
 
@@ -56,7 +54,7 @@ def table(runs, columns=COLUMNS):
         name += ", graphs of a file" * bool(s["train_file"])
         name += ", reversed" * (s["reverse"] and s["objective"] != "reverse")
         name += f", n = {s['n_future']}" * (s["n_future"] > 1)
-        name += f", {s['steps']:,} steps" * (s["steps"] != STEPS)
+        name += f", {s['steps']:,} steps" * (s["steps"] != STEPS[s["model"]])
         order = NETWORKS.index(network_of(s)), run["graph"], OBJECTIVES.index(s["objective"])
         kinds.setdefault((*order, name, *(s[size] for size in SIZES)), []).append(run)
     rows = [dict(zip(COLUMNS, row(kind, kinds[kind]), strict=True)) for kind in sorted(kinds)]
@@ -70,9 +68,9 @@ def network_of(s):
     """The network's name: the model's, unless it is a GPT that is not the default's."""
     if s["model"] != "gpt" or s["init_from"]:
         return MODELS[s["model"]]
-    if s["causal"] and s["no_canon"] and s["no_qk_norm"]:
+    if all(s[part] for part in ("causal", "no_canon", "no_qk_norm", "no_mimetic")):
         return PLAIN
-    return WIDE * (s["n_embd"] > CHANNELS) + (CAUSAL if s["causal"] else MODELS["gpt"])
+    return CAUSAL if s["causal"] else MODELS["gpt"]
 
 
 def share_of(values):
@@ -224,8 +222,8 @@ def main():
     results = HOME / "results"
     try:
         runs = find_runs([results])
-        first_page, ideas = table(runs, FIRST_PAGE), idea_table(runs + find_runs([results / "ideas"]))
-        all_columns = table(runs + find_runs([results / "causal", results / "wide"]))
+        first_page, all_columns = table(runs, FIRST_PAGE), table(runs)
+        ideas = idea_table(runs + find_runs([results / "ideas"]))
     except KeyError as fault:  # such as the files of a run from an older version
         raise ValueError(
             f"a config.json or log.jsonl in {results} lacks {fault}; fetch it again"

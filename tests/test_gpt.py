@@ -154,6 +154,19 @@ def test_positions_weigh_little_at_first_but_where_attention_must_find_the_neigh
         assert model.h[0].mlp.c_proj.weight.std().item() == pytest.approx(256**-0.5, rel=0.1)
 
 
+def test_logits_start_at_size_one_and_keys_as_half_a_copy_of_the_queries():
+    torch.manual_seed(7)
+    for n_embd in (64, 256):
+        logits = GPT(GPTConfig(50, 60, n_embd=n_embd))(torch.randint(50, (8, 60)))
+        assert logits.std().item() == pytest.approx(1, rel=0.3)
+    for mimetic, half in ((True, 0.5**0.5), (False, 0.0)):
+        c_attn = GPT(GPTConfig(50, 60, mimetic=mimetic)).h[0].attn.c_attn.weight  # (3 C, C)
+        query, key, value = c_attn.detach().chunk(3)
+        assert key.std().item() == pytest.approx(64**-0.5, rel=0.1)
+        assert torch.cosine_similarity(query.flatten(), key.flatten(), 0).item() == pytest.approx(half, abs=0.06)
+        assert torch.cosine_similarity(query.flatten(), value.flatten(), 0).item() == pytest.approx(0, abs=0.06)
+
+
 @pytest.mark.parametrize("prefix_len", [0, 27])
 def test_initial_weights_hold_nothing_of_the_plan(prefix_len):
     """Which inner node is nearest to what the last two places of the prefix hold, layer by layer? None in particular."""
