@@ -15,6 +15,8 @@ and the mask has a third; a flag takes each out again:
 
 Other notable choices:
 
+    - Initial weights are mimetic (GPT.init_weights): keys start as half a copy of the queries, so
+      that like tokens attend to each other. A flag takes this out, too.
     - Parameter names are GPT-2's (wte, wpe, h.0.attn.c_attn …); the unembedding is wte itself.
     - The trunk is all blocks but the last. The last block is output head 1, the next-token head;
       multi-token prediction (Gloeckle et al. 2024, section 2) adds further blocks beside it.
@@ -184,15 +186,14 @@ class GPT(nn.Module):
 
         A matrix's is 1 / sqrt(fan-in), so that outputs are of the inputs' size (LeCun et al. 1998,
         "Efficient BackProp"), a token embedding's 1, as in PyTorch, and a position's 0.02: what a
-        token is weighs more at first than where it stands. The last LayerNorm starts at 1 / sqrt(C),
-        so that logits are of size 1, too. Canon starts as the token plus the one before. Without
-        Canon, attention must find the token before by its position, so both kinds of embedding
-        start alike, at 0.1.
+        token is weighs more at first than where it stands. As the unembedding is wte, the last
+        norm starts at 1 / sqrt(C), so that logits are of size 1. Canon starts as the token plus the
+        one before. Without Canon, attention must find the token before by its position, so both
+        kinds of embedding start alike, at 0.1.
 
-        Mimetic: W_q W_k^T starts near a multiple of the identity, as it is in trained Transformers
-        (Trockman & Kolter 2023, "Mimetic Initialization of Self-Attention Layers"). Here each row
-        that makes keys is half a copy of the one that makes queries, so that a token attends to
-        those like it. That is the first half of a lookup; what is found must still be learned.
+        Mimetic (Trockman & Kolter 2023, "Mimetic Initialization of Self-Attention Layers", arXiv
+        2305.09828): W_q^T W_k starts near a multiple of the identity, as in trained Transformers;
+        here, because each row of W_k is half a copy of W_q's. So like tokens attend to each other.
         """
         C = self.config.n_embd
         for name, p in self.named_parameters():
@@ -205,7 +206,7 @@ class GPT(nn.Module):
                 nn.init.normal_(p, std=p.shape[1] ** -0.5)
             if self.config.mimetic and name.endswith("c_attn.weight"):
                 query, key = p.data[:C], p.data[C : 2 * C]
-                key.add_(query).mul_(0.5**0.5)  # of the same size as before
+                key.add_(query).mul_(0.5**0.5)  # as large as before
         token, position = (1.0, 0.02) if self.config.canon else (0.1, 0.1)
         nn.init.normal_(self.wte.weight, std=token)
         nn.init.normal_(self.wpe.weight, std=position)

@@ -32,7 +32,7 @@ SETTINGS = {
         causal=(False, "the GPT with a causal prefix, as in GPT-2; else all of it sees all of it"),
         no_canon=(False, "the GPT without its Canon layers, as in GPT-2"),
         no_qk_norm=(False, "the GPT without the norm of queries and keys, as in GPT-2"),
-        no_mimetic=(False, "independent initial weights, as upstream; Mamba's convolution has width 4"),
+        no_mimetic=(False, "independent initial weights, as upstream; Mamba's convolution 4 wide"),
         init_from=("", "start from published weights: gpt2, gpt2-large, mamba-130m and others, or a"
                        " folder that has them; sets the sizes and --causal, takes out Canon and"
                        " QK-norm, and unless they are given sets --optimizer adamw --lr 1e-4"),
@@ -51,8 +51,8 @@ SETTINGS = {
     ),
     "the run": dict(
         seed=(1, "fixes the whole run on a CPU, for a given number of threads"),
-        eval_every=({"gpt": 25, "mamba": 50}, "steps between evaluations; each is a line of the log,"
-                                              " and a checkpoint"),
+        eval_every=({"gpt": 25, "mamba": 50}, "steps between evaluations; each is a line of the"
+                                              " log, and a checkpoint"),
         device=("auto", "cpu, cuda, cuda:1, mps; auto: cuda where there is one, else cpu"),
         dtype=("float32", "bfloat16: mixed precision"),
         compile=(False, "torch.compile the blocks, for training: for long runs on a GPU"),
