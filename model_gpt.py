@@ -15,8 +15,8 @@ and the mask has a third; a flag takes each out again:
 
 Other notable choices:
 
-    - Initial weights are mimetic (GPT.init_weights): keys start as half a copy of the queries, so
-      that like tokens attend to each other. A flag takes this out, too.
+    - Initial weights are mimetic (GPT.init_weights): keys are half a copy of the queries, so that
+      like tokens attend to each other. A flag takes this out, too.
     - Parameter names are GPT-2's (wte, wpe, h.0.attn.c_attn …); the unembedding is wte itself.
     - The trunk is all blocks but the last. The last block is output head 1, the next-token head;
       multi-token prediction (Gloeckle et al. 2024, section 2) adds further blocks beside it.
@@ -192,8 +192,8 @@ class GPT(nn.Module):
         kinds of embedding start alike, at 0.1.
 
         Mimetic (Trockman & Kolter 2023, "Mimetic Initialization of Self-Attention Layers", arXiv
-        2305.09828): W_q^T W_k starts near a multiple of the identity, as in trained Transformers;
-        here, because each row of W_k is half a copy of W_q's. So like tokens attend to each other.
+        2305.09828): W_q^T W_k starts near a multiple of the identity, as in trained Transformers.
+        Here W_k = (W_q + W) / sqrt(2), with a random W, so like tokens attend to each other.
         """
         C = self.config.n_embd
         for name, p in self.named_parameters():
@@ -206,7 +206,7 @@ class GPT(nn.Module):
                 nn.init.normal_(p, std=p.shape[1] ** -0.5)
             if self.config.mimetic and name.endswith("c_attn.weight"):
                 query, key = p.data[:C], p.data[C : 2 * C]
-                key.add_(query).mul_(0.5**0.5)  # as large as before
+                key.add_(query).mul_(0.5**0.5)  # the sum of two, as large as one
         token, position = (1.0, 0.02) if self.config.canon else (0.1, 0.1)
         nn.init.normal_(self.wte.weight, std=token)
         nn.init.normal_(self.wpe.weight, std=position)

@@ -2,8 +2,8 @@
 
     python train.py                  next-token prediction: the first step stays at chance
     python train.py --reverse        the same on reversed paths: solved
-    python train.py --multi          several future tokens from each position: solved in most seeds
-    python train.py --teacherless    all tokens at once, none of them revealed: solved in most seeds
+    python train.py --multi          several future tokens from each position: solved
+    python train.py --teacherless    all tokens at once, none of them revealed: solved
     python train.py --help           everything else
 
 A run leaves a folder with log.jsonl (a line for each evaluation), config.json and ckpt.pt. In this
