@@ -37,8 +37,8 @@ import torch.nn.functional as F
 class GPTConfig:
     vocab_size: int
     block_size: int  # the longest sequence, in tokens
-    n_layer: int = 6
-    n_head: int = 4
+    n_layer: int = 8
+    n_head: int = 2
     n_embd: int = 64
     n_future: int = 1  # output heads; head k predicts the token k ahead
     prefix_len: int = 0  # so many first tokens see each other both ways; GPT-2 has none
