@@ -2,16 +2,14 @@
 
     tokens (B, T) -> wte + wpe -> Block, Block, … Block -> LayerNorm -> logits over the vocabulary
 
-Read Attention first, then Block, then GPT.forward. The block is GPT-2's, plus two published parts,
-and the mask has a third; a flag takes each out again:
+Read Attention first, then Block, then GPT.forward. The block is GPT-2's, but for two published
+parts; a flag takes each out again:
 
     - The mask of a prefix LM (Raffel et al. 2020, section 3.2.1): the tokens of the prefix see each
       other both ways. Edges come in a random order, and a causal mask hides half of them from each.
       What is written after the prefix is causal as ever.
     - Canon (Allen-Zhu 2025): before attention, a convolution over the last four tokens. The tokens
       of an edge `a b` stand at two positions; now one position holds both. Mamba has this as well.
-    - QK-norm (Dehghani et al. 2023): queries and keys are normalised in each head, so that
-      attention cannot saturate early on a few labels and stop learning.
 
 Other notable choices:
 
@@ -43,7 +41,6 @@ class GPTConfig:
     n_future: int = 1  # output heads; head k predicts the token k ahead
     prefix_len: int = 0  # so many first tokens see each other both ways; GPT-2 has none
     canon: bool = True  # see Canon; GPT-2 has none
-    qk_norm: bool = True  # see Attention; GPT-2 has none
     mimetic: bool = True  # keys start as half a copy of the queries; see init_weights
 
 
@@ -73,18 +70,13 @@ class Canon(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention (Vaswani et al. 2017, section 3.2), with QK-norm (Dehghani et al.
-    2023, "Scaling Vision Transformers to 22 Billion Parameters", section 2).
-    """
+    """Multi-head self-attention (Vaswani et al. 2017, section 3.2)."""
 
     def __init__(self, config):
         super().__init__()
         self.n_head, self.prefix_len = config.n_head, config.prefix_len
         self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd)  # makes queries, keys and values
         self.c_proj = nn.Linear(config.n_embd, config.n_embd)
-        D = config.n_embd // config.n_head
-        self.q_norm = nn.LayerNorm(D, bias=False) if config.qk_norm else nn.Identity()
-        self.k_norm = nn.LayerNorm(D, bias=False) if config.qk_norm else nn.Identity()
 
     def forward(self, x, num_outputs, cache=None):
         """x (B, T, C) -> (B, num_outputs, C), for the last positions. cache: a Cache or None."""
@@ -93,9 +85,7 @@ class Attention(nn.Module):
         q_bias, kv_bias = self.c_attn.bias.split([C, 2 * C])
         q = F.linear(x[:, T - num_outputs :], to_query, q_bias)  # (B, num_outputs, C)
         k, v = F.linear(x, to_key_value, kv_bias).split(C, dim=2)  # (B, T, C) each
-        q, k, v = (part.unflatten(2, (self.n_head, -1)) for part in (q, k, v))  # (B, …, H, D)
-        q, k = self.q_norm(q), self.k_norm(k)
-        q, k, v = (part.transpose(1, 2) for part in (q, k, v))  # (B, H, …, D)
+        q, k, v = (part.unflatten(2, (self.n_head, -1)).transpose(1, 2) for part in (q, k, v))
         if cache is not None:
             k, v = cache.append(k, v)  # (B, H, S, D), with S tokens so far
         y = attend(q, k, v, self.prefix_len)
@@ -193,7 +183,9 @@ class GPT(nn.Module):
 
         Mimetic (Trockman & Kolter 2023, "Mimetic Initialization of Self-Attention Layers", arXiv
         2305.09828): W_q^T W_k starts near a multiple of the identity, as in trained Transformers.
-        Here W_k = (W_q + W) / sqrt(2), with a random W, so like tokens attend to each other.
+        Here W_k = (W_q + W) / sqrt(2), with a random W, so like tokens attend to each other; and
+        both are of half the size, so that a token that two edges share adds about 1 to their score
+        and attention starts broad.
         """
         C = self.config.n_embd
         for name, p in self.named_parameters():
@@ -205,8 +197,9 @@ class GPT(nn.Module):
             elif name.startswith(("h.", "future.")) and p.ndim == 2:
                 nn.init.normal_(p, std=p.shape[1] ** -0.5)
             if self.config.mimetic and name.endswith("c_attn.weight"):
-                query, key = p.data[:C], p.data[C : 2 * C]
-                key.add_(query).mul_(0.5**0.5)  # the sum of two, as large as one
+                query, key, _ = p.data.chunk(3)
+                query.mul_(0.5)
+                key.mul_(0.5).add_(query).mul_(0.5**0.5)  # the sum of two, as large as one
         token, position = (1.0, 0.02) if self.config.canon else (0.1, 0.1)
         nn.init.normal_(self.wte.weight, std=token)
         nn.init.normal_(self.wpe.weight, std=position)

@@ -90,7 +90,7 @@ def is_variation(run, but=()):
     Arguments: but, names of settings that may differ.
     """
     s = run["s"]
-    flags = {"only_difficult", "causal", "no_canon", "no_qk_norm", "no_mimetic", "init_from"}
+    flags = {"only_difficult", "causal", "no_canon", "no_mimetic", "init_from"}
     flags |= {"n_train", "train_file"}
     usual = {"optimizer": "muon", "idea": "train"}
     if any(map(s.get, flags - set(but))) or any(s.get(k, v) != v for k, v in usual.items()):

@@ -31,11 +31,10 @@ SETTINGS = {
         n_embd=(64, "channels"),
         causal=(False, "the GPT with a causal prefix, as in GPT-2; else all of it sees all of it"),
         no_canon=(False, "the GPT without its Canon layers, as in GPT-2"),
-        no_qk_norm=(False, "the GPT without the norm of queries and keys, as in GPT-2"),
         no_mimetic=(False, "independent initial weights, as upstream; Mamba's convolution 4 wide"),
         init_from=("", "start from published weights: gpt2, gpt2-large, mamba-130m and others, or a"
-                       " folder that has them; sets the sizes and --causal, takes out Canon and"
-                       " QK-norm, and unless they are given sets --optimizer adamw --lr 1e-4"),
+                       " folder that has them; sets the sizes and --causal, takes out Canon, and"
+                       " unless they are given sets --optimizer adamw --lr 1e-4"),
         scan=("auto", "how Mamba computes its scan; auto: triton on a GPU, fast elsewhere"),
     ),
     "the optimiser": dict(
@@ -46,7 +45,7 @@ SETTINGS = {
         batch_size=({"gpt": 128, "mamba": 256}, "graphs a step"),
         steps=({"gpt": 400, "mamba": 800}, "steps"),
         warmup=(10, "steps over which the learning rate rises"),
-        decay=({"gpt": 0.5, "mamba": 0.6}, "share of the steps, the last ones, over which the"
+        decay=({"gpt": 0.75, "mamba": 0.6}, "share of the steps, the last ones, over which the"
                                            " learning rate falls to 0; 0: it stays"),
     ),
     "the run": dict(

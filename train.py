@@ -64,7 +64,7 @@ def make_model(s, more_tokens=0):
         return Mamba(MambaConfig(*sizes, **start, n_future=s.n_future, scan=s.scan))
     P = data.prefix_length(s.deg, s.path_len)
     sizes = V, P + s.path_len - 1 + more_tokens, s.n_layer, s.n_head, s.n_embd, s.n_future
-    parts = dict(canon=not s.no_canon, qk_norm=not s.no_qk_norm, mimetic=not s.no_mimetic)
+    parts = dict(canon=not s.no_canon, mimetic=not s.no_mimetic)
     return GPT(GPTConfig(*sizes, prefix_len=0 if s.causal else P, **parts))
 
 
@@ -72,15 +72,12 @@ def make_optimizers(model, s):
     """Muon for the matrices inside the blocks and AdamW for the rest, or AdamW for all: a list.
 
     A matrix is every parameter of two dimensions but A_log; so Canon's (C, 4) is one. Only matrices
-    have weight decay. Beside Canon, positions learn at a tenth of the rate: with seven layers, two
-    seeds of five needed that (results/LOG.md). The loop schedules each `full_lr`.
+    have weight decay. The loop schedules each `full_lr`.
     """
-    rest, positions, pieces = [], [], {1: [], 2: [], 3: []}
+    rest, pieces = [], {1: [], 2: [], 3: []}
     for name, p in model.named_parameters():
         in_block = {"h", "layers", "future"} & set(name.split("."))
-        if name.endswith("wpe.weight") and not s.no_canon:
-            positions.append(p)
-        elif not in_block or p.ndim != 2 or name.endswith("A_log"):
+        if not in_block or p.ndim != 2 or name.endswith("A_log"):
             rest.append(p)
         else:  # c_attn stacks the matrices of queries, keys and values, in_proj those of x and z
             pieces[3 if "c_attn" in name else 2 if "in_proj" in name else 1].append(p)
@@ -89,8 +86,7 @@ def make_optimizers(model, s):
         for n, params in pieces.items()
         if params
     ]
-    adamws = [{"params": rest}, {"params": positions, "lr": s.lr / 10}]
-    adamws += matrices if s.optimizer == "adamw" else []
+    adamws = [{"params": rest}, *(matrices if s.optimizer == "adamw" else [])]
     optimizers = [torch.optim.AdamW(adamws, s.lr, betas=(0.9, 0.95), weight_decay=0.0)]
     if s.optimizer == "muon":
         optimizers.append(Muon(matrices, lr=10 * s.lr))

@@ -174,7 +174,7 @@ def load_gpt2(name_or_dir):
 
     Arguments: "gpt2", "gpt2-medium", "gpt2-large" or "gpt2-xl", or a folder with config.json and
         the weights.
-    Returns: a causal GPT without Canon or QK-norm.
+    Returns: a causal GPT without Canon.
     Raises: ValueError or ImportError, in one sentence.
     """
     folder = find_folder(name_or_dir)
@@ -186,7 +186,7 @@ def load_gpt2(name_or_dir):
     sizes = ("vocab_size", "n_positions", "n_layer", "n_head", "n_embd")
     V, T, L, H, C = (first_of(c, folder, name) for name in sizes)
     must_be({"n_inner": c.get("n_inner") or 4 * C}, folder, n_inner=4 * C)
-    model = GPT(GPTConfig(V, T, L, H, C, canon=False, qk_norm=False))
+    model = GPT(GPTConfig(V, T, L, H, C, canon=False))
     tensors = {}
     for name, p in read_tensors(folder).items():
         name = name.removeprefix("transformer.")
@@ -250,7 +250,7 @@ def settings_of(given):
     folder = find_folder(given["init_from"])
     config = read_config(folder)
     decided = {"model": "gpt" if config.get("model_type") == "gpt2" else "mamba"}
-    decided |= {"causal": True, "no_canon": True, "no_qk_norm": True, "no_mimetic": True}
+    decided |= {"causal": True, "no_canon": True, "no_mimetic": True}
     decided["n_layer"] = first_of(config, folder, "n_layer", "num_hidden_layers")
     decided["n_embd"] = first_of(config, folder, "n_embd", "hidden_size", "d_model")
     if decided["model"] == "gpt":

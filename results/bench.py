@@ -7,7 +7,7 @@
 
 A ratio above 1 is in our favour; `compare` measures it. In each row both sides have the same sizes
 and optimisers, and the loss at the same positions; beside another GPT, ours is causal and has
-neither Canon nor QK-norm. A peer that is not installed is skipped, with a message;
+no Canon. A peer that is not installed is skipped, with a message;
 requirements-dev.txt lists them. In this file: the protocol, the peers, the parts, main.
 """
 
@@ -134,7 +134,7 @@ class PlainBlock(nn.Module):
 
 class PlainGPT(nn.Module):
     """A GPT as in nanoGPT, with logits at all positions. It can load the weights of a model_gpt.GPT
-    without Canon and QK-norm.
+    without Canon.
     """
 
     def __init__(self, config):
@@ -274,7 +274,7 @@ def bench_gpt(args):
     adamw, with_transformers = dict(optimizer="adamw"), installed("transformers")
     wide = dict(path_len=5, n_layer=6, n_embd=384, n_head=6, batch_size=64)
     for given in ({}, adamw, adamw | wide):
-        s = settings(args, causal=True, no_canon=True, no_qk_norm=True, **given)
+        s = settings(args, causal=True, no_canon=True, **given)
         l, model = s.path_len, train.make_model(s)
         batch = data.layout("next", *draw(s.batch_size, s), s.num_nodes)
         gradients = lambda: train.add_gradients(model, *batch)
@@ -423,7 +423,7 @@ def model_with_heads(args):
 
 @torch.no_grad()
 def bench_decode(args):
-    without = dict(causal=True, no_canon=True, no_qk_norm=True)
+    without = dict(causal=True, no_canon=True)
     s = settings(args, path_len=5, **without)
     model = train.make_model(s)
     prefix, path = draw(10 if args.quick else 20_000 if args.full else 2000, s)

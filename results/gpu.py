@@ -174,7 +174,7 @@ def memory(path):
 def paper_setting(path):
     """The paper's own setting for half a minute, and how long its 500 epochs would take."""
     paper = "--n_layer 12 --n_embd 384 --n_head 6 --batch_size 256 --num_nodes 50 --optimizer adamw"
-    paper += " --lr 5e-4 --n_train 200000 --causal --no_canon --no_qk_norm --no_mimetic --steps 100000"
+    paper += " --lr 5e-4 --n_train 200000 --causal --no_canon --no_mimetic --steps 100000"
     train(path, "the paper's setting", *paper.split(), limit=35)
     speed = rows[-1].get("graphs_per_second")
     if speed:

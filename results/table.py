@@ -47,8 +47,7 @@ def table(runs, columns=COLUMNS):
         if s["init_from"]:
             name += f", from {s['init_from']}"
         elif network_of(s) != PLAIN:
-            name += ", no Canon" * s["no_canon"] + ", no QK-norm" * s["no_qk_norm"]
-            name += ", not mimetic" * s["no_mimetic"]
+            name += ", no Canon" * s["no_canon"] + ", not mimetic" * s["no_mimetic"]
         name += ", AdamW" * (s["optimizer"] == "adamw")
         name += f", {s['n_train']:,} fixed graphs" * bool(s["n_train"])
         name += ", graphs of a file" * bool(s["train_file"])
@@ -68,7 +67,7 @@ def network_of(s):
     """The network's name: the model's, unless it is a GPT that is not the default's."""
     if s["model"] != "gpt" or s["init_from"]:
         return MODELS[s["model"]]
-    if all(s[part] for part in ("causal", "no_canon", "no_qk_norm", "no_mimetic")):
+    if all(s[part] for part in ("causal", "no_canon", "no_mimetic")):
         return PLAIN
     return CAUSAL if s["causal"] else MODELS["gpt"]
 

@@ -21,8 +21,7 @@ TINY_RUN = ("--n_layer 2 --n_head 2 --n_embd 16 --path_len 4 --num_nodes 12 --n_
 
 def plain_and_ours():
     torch.manual_seed(1)
-    without = dict(canon=False, qk_norm=False)
-    ours = GPT(GPTConfig(vocab_size=16, block_size=24, n_layer=2, n_head=2, n_embd=8, **without)).double()
+    ours = GPT(GPTConfig(vocab_size=16, block_size=24, n_layer=2, n_head=2, n_embd=8, canon=False)).double()
     plain = bench.PlainGPT(ours.config).double()
     plain.load_state_dict(ours.state_dict())
     return plain, ours

@@ -45,10 +45,7 @@ def logits_by_the_formulas(model, sequence):
         heads = []
         for j in range(model.config.n_head):
             mine = slice(j * D, (j + 1) * D)
-            queries, keys = q[:, mine], k[:, mine]
-            if model.config.qk_norm:
-                queries, keys = (norm(y, f"{block}attn.{n}_norm") for n, y in (("q", queries), ("k", keys)))
-            rows = []
+            queries, keys, rows = q[:, mine], k[:, mine], []
             for t in range(len(x)):
                 end = max(t + 1, model.config.prefix_len)
                 scores = np.exp(keys[:end] @ queries[t] / np.sqrt(D))
@@ -61,7 +58,7 @@ def logits_by_the_formulas(model, sequence):
     return norm(x, "ln_f") @ w["wte.weight"].T
 
 
-VARIANTS = [{}, dict(canon=False), dict(qk_norm=False), dict(canon=False, qk_norm=False), dict(prefix_len=12)]
+VARIANTS = [{}, dict(canon=False), dict(prefix_len=12)]
 
 
 @pytest.mark.parametrize("changes", VARIANTS)
@@ -154,16 +151,17 @@ def test_positions_weigh_little_at_first_but_where_attention_must_find_the_neigh
         assert model.h[0].mlp.c_proj.weight.std().item() == pytest.approx(256**-0.5, rel=0.1)
 
 
-def test_logits_start_at_size_one_and_keys_as_half_a_copy_of_the_queries():
+def test_logits_start_at_size_one_and_keys_as_half_a_copy_of_the_queries_both_of_half_the_size():
     torch.manual_seed(7)
     for n_embd in (64, 256):
         logits = GPT(GPTConfig(50, 60, n_embd=n_embd))(torch.randint(50, (8, 60)))
         assert logits.std().item() == pytest.approx(1, rel=0.3)
-    for mimetic, half in ((True, 0.5**0.5), (False, 0.0)):
+    for mimetic, alike, size in ((True, 0.5**0.5, 0.5), (False, 0.0, 1.0)):
         c_attn = GPT(GPTConfig(50, 60, mimetic=mimetic)).h[0].attn.c_attn.weight  # (3 C, C)
         query, key, value = c_attn.detach().chunk(3)
-        assert key.std().item() == pytest.approx(64**-0.5, rel=0.1)
-        assert torch.cosine_similarity(query.flatten(), key.flatten(), 0).item() == pytest.approx(half, abs=0.06)
+        for part, expected in ((query, size), (key, size), (value, 1.0)):
+            assert part.std().item() == pytest.approx(expected * 64**-0.5, rel=0.1)
+        assert torch.cosine_similarity(query.flatten(), key.flatten(), 0).item() == pytest.approx(alike, abs=0.06)
         assert torch.cosine_similarity(query.flatten(), value.flatten(), 0).item() == pytest.approx(0, abs=0.06)
 
 

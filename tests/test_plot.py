@@ -342,7 +342,7 @@ def test_each_graphs_bars_have_its_own_chance_line(runs):
 
 
 @pytest.mark.parametrize("varied", [
-    dict(causal=True), dict(optimizer="adamw"), dict(no_qk_norm=True), dict(no_canon=True), dict(no_mimetic=True),
+    dict(causal=True), dict(optimizer="adamw"), dict(no_canon=True), dict(no_mimetic=True),
     dict(n_train=200), dict(init_from="gpt2"), dict(only_difficult=True), dict(reverse=True),
 ])
 def test_variations_are_not_mixed_into_the_other_runs(tmp_path, varied):

@@ -24,8 +24,7 @@ def random_model(kind, **changes):
     """A model of ours with noise on every parameter, so that no gain hides behind a 1 and no bias behind a 0."""
     torch.manual_seed(0)
     if kind == "gpt":
-        published = dict(canon=False, qk_norm=False)
-        model = GPT(GPTConfig(**GPT_SIZES | published | changes))
+        model = GPT(GPTConfig(**GPT_SIZES | dict(canon=False) | changes))
     else:
         model = Mamba(MambaConfig(**MAMBA_SIZES | changes))
     with torch.no_grad():

@@ -68,7 +68,7 @@ def test_a_page_without_its_marks_is_left_as_it_is(tmp_path, page):
 def test_runs_that_differ_in_more_than_the_seed_have_rows_of_their_own():
     variations = [{}, dict(seed=2), dict(objective="reverse", reverse=True), dict(objective="multi", n_future=2)]
     variations += [dict(objective="multi", n_future=2, reverse=True), dict(optimizer="adamw"), dict(only_difficult=True)]
-    mamba, no_parts = dict(model="mamba", steps=800), dict(no_canon=True, no_qk_norm=True, no_mimetic=True)
+    mamba, no_parts = dict(model="mamba", steps=800), dict(no_canon=True, no_mimetic=True)
     variations += [dict(steps=1600), mamba, dict(weight_decay=0.3)]
     variations += [mamba | dict(no_mimetic=True), mamba | no_parts | dict(init_from="mamba-130m")]
     variations += [dict(train_file="graphs.txt"), dict(causal=True), dict(causal=True, no_mimetic=True)]
@@ -78,7 +78,7 @@ def test_runs_that_differ_in_more_than_the_seed_have_rows_of_their_own():
     rows = [line.split(" | ") for line in table.table(runs).splitlines()[2:]]
     assert [row[4] for row in rows] == [
         "next", "next", "next", "next, 1,600 steps", "next, AdamW", "next, difficult token only",
-        "next, graphs of a file", "next, no Canon, no QK-norm, not mimetic",
+        "next, graphs of a file", "next, no Canon, not mimetic",
         "reverse", "multi, n = 2", "multi, reversed, n = 2",
         "next", "next, from mamba-130m", "next, not mimetic", "next", "next", "next, not mimetic",
     ]  # fmt: skip

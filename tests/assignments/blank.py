@@ -22,7 +22,7 @@ HOME = HERE.parent.parent  # the lab
 BODIES = [
     (1, "solutions.py", "is_path_star", "prove that one example is a path-star graph with its path"),
     (2, "data.py", "layout", "lay out inputs and targets as they are drawn above"),
-    (3, "model_gpt.py", "Attention.forward", "write attention with QK-norm"),
+    (3, "model_gpt.py", "Attention.forward", "write attention"),
     (3, "model_gpt.py", "attend", "each of the newest tokens takes what it looks for, and from ahead in the prefix alone"),
     (4, "model_mamba.py", "selective_scan_reference", "part a, write the recurrence, one step after the other"),
     (4, "scan.py", "FastScan.backward", "part b, return the gradients of the seven inputs in order"),

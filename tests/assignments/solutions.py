@@ -112,7 +112,7 @@ def memorise(arms, held_out, num_nodes, seed=1):
     edge_targets = torch.cat([heads, tails])[:, None, None]  # (2 E, 1, 1): `a |` is followed by b, and `b /` by a
 
     s = SimpleNamespace(steps=300, warmup=10, decay=0.3)
-    sizes = dict(n_layer=2, n_head=2, n_embd=64, canon=False, qk_norm=False)
+    sizes = dict(n_layer=2, n_head=2, n_embd=64, canon=False)
     model = GPT(GPTConfig(data.vocab_size(num_nodes), path_inputs.shape[1], **sizes))
     with torch.no_grad():  # attention starts as the identity: what it finds comes back as it is, for the next look
         for block in model.h:

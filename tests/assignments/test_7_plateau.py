@@ -37,8 +37,8 @@ def test_the_plateau_was_shortened(answers):
     assert config["model"] == "gpt" and config["n_test"] >= 1000, "exercise 7: a GPT, tested on 1,000 graphs or more"
     assert not config.get("init_from"), "exercise 7: start from nothing, for the log counts this run's graphs only"
     if not is_ours(folder):
-        ours = "exercise 7: those are our answer; find yours with --causal --no_canon --no_qk_norm --no_mimetic"
-        assert all(config[name] for name in ("causal", "no_canon", "no_qk_norm", "no_mimetic")), ours
+        ours = "exercise 7: those are our answer; find yours with --causal --no_canon --no_mimetic"
+        assert all(config[name] for name in ("causal", "no_canon", "no_mimetic")), ours
     again = evaluate_again(folder, sheet["run"], exercise=7)
     last = token_before_the_goal(log)[-1]
     assert again is None or abs(again["position_accuracy"][-2] - last) < 0.01, "exercise 7: ckpt.pt says otherwise"
