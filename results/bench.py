@@ -6,9 +6,9 @@
     python results/bench.py --help           everything else
 
 A ratio above 1 is in our favour; `compare` measures it. In each row both sides have the same sizes
-and optimisers, and the loss at the same positions; beside another GPT, ours is causal and has
-no Canon. A peer that is not installed is skipped, with a message;
-requirements-dev.txt lists them. In this file: the protocol, the peers, the parts, main.
+and optimisers, and the loss at the same positions; beside another GPT, ours is causal and has no
+Canon. A peer that is not installed is skipped, with a message; requirements-dev.txt lists them. In
+this file: the protocol, the peers, the parts, main.
 """
 
 import argparse
