@@ -18,6 +18,9 @@ Read selective_scan_reference first, then Mixer, then Mamba.forward. Notable cho
     - Logits, and the last block's gate and output, only at the positions that are asked for.
     - Initial values are mimetic (Mixer.start_as_lookup), and the convolution has a width of 2; with
       upstream's values and width 4, this network did not learn the lookups in the same time.
+    - The prefix is read twice (JRT-Prompt of Arora et al. 2024, "Just read twice", arXiv
+      2407.05483). The first time, the state that an edge meets holds only the edges that a random
+      order puts before it; the second time, all of them. A flag takes this out.
     - Decoding keeps each convolution's last inputs and each state, so that a new token costs the
       same time and memory wherever it stands.
 
@@ -80,12 +83,13 @@ def selective_scan(x, dt, A, B, C, D, initial_state=None, return_state=False, me
 @dataclass
 class MambaConfig:
     vocab_size: int
-    n_layer: int = 4
+    n_layer: int = 6
     n_embd: int = 64  # d_model in the paper
-    d_state: int = 16
+    d_state: int = 32  # numbers of state in each channel; 16 upstream
     d_conv: int = 2  # inputs that the convolution sees, 2 or more if mimetic; 4 upstream
     expand: int = 2
     n_future: int = 1  # output heads; head k predicts the token k ahead
+    prefix_len: int = 0  # so many first tokens are read twice; upstream has none
     dt_rank: int = None  # None: n_embd / 16, rounded up
     mimetic: bool = True  # initial values, see Mixer.start_as_lookup; upstream's are random
     scan: str = "auto"  # auto, reference, fast or triton
@@ -125,15 +129,16 @@ class Mixer(nn.Module):
     def start_as_lookup(self):
         """Mimetic initial values (Trockman et al. 2024, arXiv 2410.11135): near linear attention.
 
-        The state hardly fades (A = -0.1, dt from 0.1 to 1). C starts as a copy of B, so that what
+        The state hardly fades (A = -0.03, dt from 0.1 to 1). C starts as a copy of B, so that what
         was written under a label is read under it. The convolution starts as the newest token in
         one half of the channels and the one before in the other. out_proj starts as a multiple of
         in_proj transposed, so that what is read comes back in the basis of what was written
         (Trockman & Kolter 2023, arXiv 2305.09828, do so for attention). But for these ties, the
-        matrices are random.
+        matrices are random. What is read under a label is what stood before it, so these values
+        prefer the step from a node to its parent to the step from a parent to its child.
         """
         (E, N), R, half = self.A_log.shape, self.dt_rank, len(self.A_log) // 2
-        self.A_log.fill_(math.log(0.1))
+        self.A_log.fill_(math.log(0.03))
         self.start_dt_between(0.1, 1.0)
         self.conv1d.weight.zero_()
         self.conv1d.bias.zero_()
@@ -160,7 +165,7 @@ class Mixer(nn.Module):
         state = cache.state if cache else None
         y, state = selective_scan(x, dt, A, B, C, self.D, state, True, self.scan)
         if cache:
-            cache.state = state.detach()
+            cache.state, cache.is_new = state.detach(), False
         return self.out_proj(y[:, start:] * F.silu(z))
 
     def conv(self, x, cache):
@@ -202,6 +207,7 @@ class Cache:
 
     def __init__(self, batch_size, config, like):
         E = config.expand * config.n_embd
+        self.is_new = True  # nothing has been read
         self.window = like.new_zeros(batch_size, E, config.d_conv - 1)
         self.state = like.new_zeros(batch_size, E, config.d_state)
 
@@ -224,9 +230,12 @@ class Mamba(nn.Module):
     def trunk(self, tokens, cache=None):
         """All blocks but the last: what the output heads share.
 
-        Arguments: tokens (B, T), int64; cache, from new_cache, which holds what came before.
-        Returns: (B, T, C), float.
+        Arguments: tokens (B, T), int64; cache, from new_cache, which holds what came before. The
+            whole prefix must be among the first tokens that a new cache is given.
+        Returns: (B, T, C), float; (B, prefix_len + T, C) when tokens begin with the prefix.
         """
+        if cache is None or cache[0].is_new:  # the first tokens of all
+            tokens = torch.cat([tokens[:, : self.config.prefix_len], tokens], dim=1)
         x = self.embedding(tokens)
         for i, block in enumerate(self.layers[:-1]):
             x = block(x, x.shape[1], cache[i] if cache else None)
@@ -245,7 +254,7 @@ class Mamba(nn.Module):
 
     def forward(self, tokens, num_outputs=None, cache=None):
         """Next-token logits: tokens (B, T), int64 -> (B, num_outputs, V), at the last positions."""
-        return self.head(self.trunk(tokens, cache), 0, num_outputs, cache)
+        return self.head(self.trunk(tokens, cache), 0, num_outputs or tokens.shape[1], cache)
 
     def new_cache(self, batch_size, max_tokens):
         """An empty cache for decoding, a Cache for each block. Only a GPT's needs max_tokens."""

@@ -7,9 +7,9 @@ results/LOG.md. This file imports nothing, so that --help need not wait for PyTo
 
 SETTINGS = {
     "the task": dict(
-        deg=({"gpt": 2, "mamba": 3}, "arms that leave the start node"),
-        path_len=({"gpt": 5, "mamba": 4}, "nodes of an arm, counting the start"),
-        num_nodes=({"gpt": 20, "mamba": 50}, "node labels to draw from; the paper has 50"),
+        deg=(2, "arms that leave the start node"),
+        path_len=(5, "nodes of an arm, counting the start"),
+        num_nodes=(20, "node labels to draw from; the paper has 50"),
         n_train=(0, "graphs in a fixed training set (the paper: 200000); 0: fresh ones each step"),
         n_test=(0, "unseen graphs to evaluate on; 0: 2000, or all that --test_file has"),
         train_file=("", "train on the graphs in this file, lines like 3,5|7,9|5,2|3,7/3,9=3,7,9"),
@@ -21,15 +21,17 @@ SETTINGS = {
         teacherless=(False, "short for --objective teacherless"),
         multi=(False, "short for --objective multi"),
         n_future=(0, "output heads of --multi: head k predicts the token k ahead; 0: 4 for the GPT,"
-                     " 2 for Mamba, at most path_len"),
+                     " 3 for Mamba, at most path_len"),
         only_difficult=(False, "train on the loss of the difficult token alone; not with --multi"),
     ),
     "the model": dict(
         model=("gpt", "a Transformer or a Mamba"),
-        n_layer=({"gpt": 8, "mamba": 4}, "blocks"),
+        n_layer=({"gpt": 8, "mamba": 6}, "blocks"),
         n_head=(2, "attention heads of the GPT"),
         n_embd=(64, "channels"),
-        causal=(False, "the GPT with a causal prefix, as in GPT-2; else all of it sees all of it"),
+        d_state=(32, "numbers of state in each of Mamba's channels; upstream has 16"),
+        causal=(False, "a causal prefix, as upstream: an edge sees only those before it; else the"
+                       " GPT's mask is open there, and Mamba reads the prefix twice"),
         no_canon=(False, "the GPT without its Canon layers, as in GPT-2"),
         no_mimetic=(False, "independent initial weights, as upstream; Mamba's convolution 4 wide"),
         init_from=("", "start from published weights: gpt2, gpt2-large, mamba-130m and others, or a"
@@ -40,13 +42,13 @@ SETTINGS = {
     "the optimiser": dict(
         optimizer=("muon", "muon: Muon for the blocks' matrices, AdamW for the rest; adamw: AdamW"),
         lr=(2e-3, "AdamW's learning rate; Muon's is ten times that"),
-        weight_decay=({"gpt": 0.1, "mamba": 0.0}, "each step multiplies the blocks' matrices by"
-                                                  " 1 - this * their learning rate"),
-        batch_size=({"gpt": 128, "mamba": 256}, "graphs a step"),
+        weight_decay=(0.1, "each step multiplies the blocks' matrices by 1 - this * their learning"
+                           " rate"),
+        batch_size=({"gpt": 128, "mamba": 64}, "graphs a step"),
         steps=({"gpt": 400, "mamba": 800}, "steps"),
         warmup=(10, "steps over which the learning rate rises"),
-        decay=({"gpt": 0.75, "mamba": 0.6}, "share of the steps, the last ones, over which the"
-                                           " learning rate falls to 0; 0: it stays"),
+        decay=(0.75, "share of the steps, the last ones, over which the learning rate falls to 0;"
+                     " 0: it stays"),
     ),
     "the run": dict(
         seed=(1, "fixes the whole run on a CPU, for a given number of threads"),

@@ -57,15 +57,13 @@ def make_model(s, more_tokens=0):
     Arguments: more_tokens, room for longer sequences than the objectives have, for an idea.
     """
     torch.manual_seed(s.seed)
-    V = data.vocab_size(s.num_nodes)
+    V, P = data.vocab_size(s.num_nodes), data.prefix_length(s.deg, s.path_len)
+    parts = dict(n_future=s.n_future, prefix_len=0 if s.causal else P, mimetic=not s.no_mimetic)
     if s.model == "mamba":
-        start = dict(mimetic=not s.no_mimetic, d_conv=4 if s.no_mimetic else 2)
-        sizes = V, s.n_layer, s.n_embd
-        return Mamba(MambaConfig(*sizes, **start, n_future=s.n_future, scan=s.scan))
-    P = data.prefix_length(s.deg, s.path_len)
-    sizes = V, P + s.path_len - 1 + more_tokens, s.n_layer, s.n_head, s.n_embd, s.n_future
-    parts = dict(canon=not s.no_canon, mimetic=not s.no_mimetic)
-    return GPT(GPTConfig(*sizes, prefix_len=0 if s.causal else P, **parts))
+        sizes = V, s.n_layer, s.n_embd, s.d_state, 4 if s.no_mimetic else 2
+        return Mamba(MambaConfig(*sizes, **parts, scan=s.scan))
+    sizes = V, P + s.path_len - 1 + more_tokens, s.n_layer, s.n_head, s.n_embd
+    return GPT(GPTConfig(*sizes, **parts, canon=not s.no_canon))
 
 
 def make_optimizers(model, s):

@@ -177,7 +177,7 @@ def settle(given, idea="train", reads=FILES):
         defaults = {name: default for name, default in defaults.items() if name in kept}
         s = SimpleNamespace(**defaults | {"file_hashes": {}, "idea": idea} | decided | given)
         files = read_files(s, given)
-        heads = min(4 if s.model == "gpt" else 2, s.path_len) if s.objective == "multi" else 1
+        heads = min(4 if s.model == "gpt" else 3, s.path_len) if s.objective == "multi" else 1
         s.n_future = s.n_future or heads
     s.n_test = s.n_test or 2000
     if s.device == "auto":

@@ -202,6 +202,13 @@ def load_gpt2(name_or_dir):
 # Mamba
 
 
+def state_size(config, folder):
+    """d_state of a published Mamba, an int: 16 where state-spaces' config.json leaves it out."""
+    listed = config.get("ssm_cfg")
+    config = {"d_state": 16} | config | (listed if isinstance(listed, dict) else {})
+    return first_of(config, folder, "state_size", "d_state")
+
+
 def load_mamba(name_or_dir):
     """A Mamba with its published weights, in float32, from state-spaces' or Hugging Face's format.
 
@@ -222,7 +229,7 @@ def load_mamba(name_or_dir):
         V,
         n_layer=first_of(c, folder, "num_hidden_layers", "n_layer"),
         n_embd=first_of(c, folder, "hidden_size", "d_model"),
-        d_state=c.get("state_size", c.get("d_state", 16)),
+        d_state=state_size(c, folder),
         d_conv=c.get("conv_kernel", c.get("d_conv", 4)),
         expand=c.get("expand", 2),
         dt_rank=rank if isinstance(rank, int) else None,  # else it is "auto"
@@ -255,6 +262,8 @@ def settings_of(given):
     decided["n_embd"] = first_of(config, folder, "n_embd", "hidden_size", "d_model")
     if decided["model"] == "gpt":
         decided["n_head"] = first_of(config, folder, "n_head")
+    else:
+        decided["d_state"] = state_size(config, folder)
     for name, value in decided.items():
         if given.get(name, value) != value:
             raise ValueError(

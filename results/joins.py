@@ -70,10 +70,12 @@ def share_read(states, places, far, before, num_nodes):
 def states_of(model, prefix):
     """What each block but the last holds of the prefix: a list of (B, P, C), float.
 
-    The last block's output there is read by nothing.
+    The last block's output there is read by nothing. Of a prefix that is read twice it is the
+    second reading.
     """
     blocks = getattr(model, "h", None) or model.layers
-    layers, keep = [[] for _ in blocks], lambda i: lambda _, __, output: layers[i].append(output)
+    P, layers = prefix.shape[1], [[] for _ in blocks]
+    keep = lambda i: lambda _, __, output: layers[i].append(output[:, -P:])
     hooks = [block.register_forward_hook(keep(i)) for i, block in enumerate(blocks)]
     for part in prefix.split(GRAPHS_AT_ONCE):
         model.trunk(part)

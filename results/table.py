@@ -48,6 +48,7 @@ def table(runs, columns=COLUMNS):
             name += f", from {s['init_from']}"
         elif network_of(s) != PLAIN:
             name += ", no Canon" * s["no_canon"] + ", not mimetic" * s["no_mimetic"]
+            name += ", prefix read once" * (s["causal"] and s["model"] == "mamba")
         name += ", AdamW" * (s["optimizer"] == "adamw")
         name += f", {s['n_train']:,} fixed graphs" * bool(s["n_train"])
         name += ", graphs of a file" * bool(s["train_file"])

@@ -9,7 +9,7 @@ from helpers import run
 from test_evaluate import N, L, graphs, random_model
 
 
-@pytest.mark.parametrize("kind", ["gpt", "causal gpt", "mamba"])
+@pytest.mark.parametrize("kind", ["gpt", "causal gpt", "mamba", "causal mamba"])
 @pytest.mark.parametrize("n_future", [1, 2, 4])
 def test_drafts_never_change_what_is_written(kind, n_future):
     kept = 0

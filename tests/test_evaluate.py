@@ -150,13 +150,13 @@ def test_a_path_that_is_wrong_in_its_start_alone_is_no_path():
 def random_model(kind, n_future=1, seed=0):
     torch.manual_seed(seed)
     P = data.prefix_length(DEG, L)
-    if kind in ("gpt", "causal gpt"):
-        prefix_len = P if kind == "gpt" else 0
-        return GPT(GPTConfig(data.vocab_size(N), P + L - 1, 2, 2, 16, n_future, prefix_len)).double()
-    return Mamba(MambaConfig(data.vocab_size(N), n_layer=2, n_embd=16, n_future=n_future)).double()
+    parts = dict(n_layer=2, n_embd=16, n_future=n_future, prefix_len=0 if "causal" in kind else P)
+    if "gpt" in kind:
+        return GPT(GPTConfig(data.vocab_size(N), P + L - 1, n_head=2, **parts)).double()
+    return Mamba(MambaConfig(data.vocab_size(N), **parts)).double()
 
 
-@pytest.mark.parametrize("kind", ["gpt", "causal gpt", "mamba"])
+@pytest.mark.parametrize("kind", ["gpt", "causal gpt", "mamba", "causal mamba"])
 def test_cached_decoding_writes_what_full_recomputation_writes(kind):
     model, (prefix, _) = random_model(kind), graphs(50)
     with torch.no_grad():

@@ -158,7 +158,7 @@ def test_a_terminal_that_lacks_a_letter_gets_its_number(tmp_path, encoding):
 def test_as_many_heads_as_a_path_has_room_for():
     heads = lambda **given: plumbing_flags.settle(dict(device="cpu", **given))[0].n_future
     assert [heads(multi=True, path_len=path_len) for path_len in (2, 3, 4, 5)] == [2, 3, 4, 4]
-    assert heads() == heads(teacherless=True) == 1 and heads(multi=True, model="mamba") == 2
+    assert heads() == heads(teacherless=True) == 1 and heads(multi=True, model="mamba") == 3
 
 
 def test_what_only_a_gpt_needs_is_not_asked_of_a_mamba():
