@@ -30,7 +30,7 @@ from settings import CHOICES
 # Reading the logs
 OBJECTIVES = CHOICES["objective"]
 MODELS = {"gpt": "GPT", "mamba": "Mamba"}
-SIZES = "n_layer n_head n_embd batch_size steps decay lr weight_decay n_future".split()
+SIZES = "n_layer n_head n_embd batch_size steps decay lr weight_decay n_future d_state".split()
 
 
 def say(sentence):
@@ -57,6 +57,7 @@ def read_run(folder):
         s = json.loads(where.read_text(encoding="utf-8"))
         graph = s["deg"], s["path_len"], s["num_nodes"]
         s.setdefault("causal", s["model"] == "gpt")  # as all GPTs were before there was the flag
+        s.setdefault("d_state", 32 if s["model"] == "gpt" else 16)  # as before there was the flag
         known = s["objective"] in OBJECTIVES and s["model"] in MODELS
         if not known or min(*graph, s["steps"]) < 1:
             raise ValueError

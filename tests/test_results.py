@@ -69,7 +69,7 @@ def test_runs_that_differ_in_more_than_the_seed_have_rows_of_their_own():
     variations = [{}, dict(seed=2), dict(objective="reverse", reverse=True), dict(objective="multi", n_future=2)]
     variations += [dict(objective="multi", n_future=2, reverse=True), dict(optimizer="adamw"), dict(only_difficult=True)]
     mamba, no_parts = dict(model="mamba", steps=800), dict(no_canon=True, no_mimetic=True)
-    variations += [dict(steps=1600), mamba, dict(weight_decay=0.3), mamba | dict(causal=True)]
+    variations += [dict(steps=1600), mamba, dict(weight_decay=0.3), mamba | dict(causal=True), mamba | dict(d_state=16)]
     variations += [mamba | dict(no_mimetic=True), mamba | no_parts | dict(init_from="mamba-130m")]
     variations += [dict(train_file="graphs.txt"), dict(causal=True), dict(causal=True, no_mimetic=True)]
     variations += [no_parts | dict(causal=True), no_parts, dict(n_embd=128)]
@@ -80,14 +80,14 @@ def test_runs_that_differ_in_more_than_the_seed_have_rows_of_their_own():
         "next", "next", "next", "next, 1,600 steps", "next, AdamW", "next, difficult token only",
         "next, graphs of a file", "next, no Canon, not mimetic",
         "reverse", "multi, n = 2", "multi, reversed, n = 2",
-        "next", "next, from mamba-130m", "next, not mimetic", "next, prefix read once", "next", "next", "next, not mimetic",
+        "next", "next", "next, from mamba-130m", "next, not mimetic", "next, prefix read once", "next", "next", "next, not mimetic",
     ]  # fmt: skip
-    assert [row[5] for row in rows] == ["2"] + ["1"] * 17
+    assert [row[5] for row in rows] == ["2"] + ["1"] * 18
     assert all(row[7] == "1.0" for row in rows)
     on_a_gpu = [runs[0] | {"s": runs[0]["s"] | {"device": "cuda"}}]
     assert table.table(on_a_gpu).splitlines()[2].split(" | ")[7] == ""  # it was shared, and its minutes say little
     networks = ["| plain GPT", "| causal GPT", "| causal GPT"]
-    assert [row[0] for row in rows] == ["| GPT"] * 11 + ["| Mamba"] * 4 + networks
+    assert [row[0] for row in rows] == ["| GPT"] * 11 + ["| Mamba"] * 5 + networks
     assert [row[3] for row in rows[:4]] == ["8 x 64", "8 x 64", "8 x 128", "8 x 64"]
     # Where only the first step is trained, it is measured after the true start.
     assert [row[9] for row in rows[:6]] == ["25.0%, 25.0%", "25.0%", "25.0%", "25.0%", "25.0%", "75.0%"]
