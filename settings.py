@@ -28,7 +28,7 @@ SETTINGS = {
         model=("gpt", "a Transformer or a Mamba"),
         n_layer=({"gpt": 8, "mamba": 6}, "blocks"),
         n_head=(2, "attention heads of the GPT"),
-        n_embd=(64, "channels"),
+        n_embd=({"gpt": 64, "mamba": 128}, "channels"),
         d_state=(32, "numbers of state in each of Mamba's channels; upstream has 16"),
         causal=(False, "a causal prefix, as upstream: an edge sees only those before it; else the"
                        " GPT's mask is open there, and Mamba reads the prefix twice"),
@@ -44,16 +44,15 @@ SETTINGS = {
         lr=(2e-3, "AdamW's learning rate; Muon's is ten times that"),
         weight_decay=(0.1, "each step multiplies the blocks' matrices by 1 - this * their learning"
                            " rate"),
-        batch_size=({"gpt": 128, "mamba": 64}, "graphs a step"),
-        steps=({"gpt": 400, "mamba": 800}, "steps"),
+        batch_size=(128, "graphs a step"),
+        steps=(400, "steps"),
         warmup=(10, "steps over which the learning rate rises"),
         decay=(0.75, "share of the steps, the last ones, over which the learning rate falls to 0;"
                      " 0: it stays"),
     ),
     "the run": dict(
         seed=(1, "fixes the whole run on a CPU, for a given number of threads"),
-        eval_every=({"gpt": 25, "mamba": 50}, "steps between evaluations; each is a line of the"
-                                              " log, and a checkpoint"),
+        eval_every=(25, "steps between evaluations; each is a line of the log, and a checkpoint"),
         device=("auto", "cpu, cuda, cuda:1, mps; auto: cuda where there is one, else cpu"),
         dtype=("float32", "bfloat16: mixed precision"),
         compile=(False, "torch.compile the blocks, for training: for long runs on a GPU"),
