@@ -217,16 +217,15 @@ class Mamba(nn.Module):
         super().__init__()
         self.config = config
         self.embedding = nn.Embedding(config.vocab_size, config.n_embd)
+        nn.init.normal_(self.embedding.weight, std=0.02)  # as upstream
+        if config.mimetic:
+            nn.init.orthogonal_(self.embedding.weight)
         self.layers = nn.ModuleList(Block(config) for _ in range(config.n_layer))
         # Output heads 2 … n_future
         self.future = nn.ModuleList(Block(config) for _ in range(config.n_future - 1))
         self.norm_f = nn.RMSNorm(config.n_embd, eps=1e-5)
         self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
         self.lm_head.weight = self.embedding.weight
-        nn.init.normal_(self.embedding.weight, std=0.02)  # as upstream
-        if config.mimetic:
-            nn.init.orthogonal_(self.embedding.weight)
-            nn.init.constant_(self.norm_f.weight, config.n_embd**-0.5)  # logits start as cosines
 
     def trunk(self, tokens, cache=None):
         """All blocks but the last: what the output heads share.

@@ -57,7 +57,7 @@ def read_run(folder):
         s = json.loads(where.read_text(encoding="utf-8"))
         graph = s["deg"], s["path_len"], s["num_nodes"]
         s.setdefault("causal", s["model"] == "gpt")  # as all GPTs were before there was the flag
-        s.setdefault("d_state", 32 if s["model"] == "gpt" else 16)  # as before there was the flag
+        s["d_state"] = s.get("d_state", 16) if s["model"] == "mamba" else None  # a GPT has none
         known = s["objective"] in OBJECTIVES and s["model"] in MODELS
         if not known or min(*graph, s["steps"]) < 1:
             raise ValueError

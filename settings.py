@@ -52,7 +52,8 @@ SETTINGS = {
     ),
     "the run": dict(
         seed=(1, "fixes the whole run on a CPU, for a given number of threads"),
-        eval_every=(25, "steps between evaluations; each is a line of the log, and a checkpoint"),
+        eval_every=({"gpt": 25, "mamba": 50}, "steps between evaluations; each is a line of the"
+                                              " log, and a checkpoint"),
         device=("auto", "cpu, cuda, cuda:1, mps; auto: cuda where there is one, else cpu"),
         dtype=("float32", "bfloat16: mixed precision"),
         compile=(False, "torch.compile the blocks, for training: for long runs on a GPU"),

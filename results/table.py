@@ -4,7 +4,7 @@
     python results/table.py --write    put them into the READMEs, between the marks
 
 In the table of runs, a row is one model, graph and objective. Each number is the median over the
-seeds, with the lowest seed in brackets. The first page has some of its columns.
+seeds, with the lowest and highest in brackets. The first page has some of its columns.
 """
 
 import json
@@ -25,7 +25,8 @@ IDEAS, GPU = "results/table.py, ideas", "results/table.py, gpu"
 COLUMNS = ["model", "graph", "labels", "size", "objective", "seeds", "graphs seen", "minutes"]
 COLUMNS += ["exact match", "difficult token", "the rest, forced", "cheat rate"]
 COLUMNS += ["then the goal", "margin", "chance"]
-STEPS = SETTINGS["the optimiser"]["steps"][0]  # of runs whose rows need not say more about it
+# Rows say where a run's steps and batches are others
+STEPS, BATCH = (SETTINGS["the optimiser"][name][0] for name in ("steps", "batch_size"))
 PLAIN = "plain GPT"  # GPT-2's block and nothing of ours
 CAUSAL = "causal GPT"  # reads the prefix under the causal mask
 NETWORKS = [MODELS["gpt"], MODELS["mamba"], PLAIN, CAUSAL]
@@ -54,7 +55,8 @@ def table(runs, columns=COLUMNS):
         name += ", graphs of a file" * bool(s["train_file"])
         name += ", reversed" * (s["reverse"] and s["objective"] != "reverse")
         name += f", n = {s['n_future']}" * (s["n_future"] > 1)
-        name += f", {s['steps']:,} steps" * (s["steps"] != STEPS[s["model"]])
+        name += f", {s['steps']:,} steps" * (s["steps"] != STEPS)
+        name += f", batches of {s['batch_size']:,}" * (s["batch_size"] != BATCH)
         order = NETWORKS.index(network_of(s)), run["graph"], OBJECTIVES.index(s["objective"])
         kinds.setdefault((*order, name, *(s[size] for size in SIZES)), []).append(run)
     rows = [dict(zip(COLUMNS, row(kind, kinds[kind]), strict=True)) for kind in sorted(kinds)]
@@ -74,10 +76,10 @@ def network_of(s):
 
 
 def share_of(values):
-    """The median of some shares, with the lowest in brackets; of two, both."""
+    """The median of some shares, with the lowest and highest in brackets; of two, both."""
     if len(values) < 3:
         return ", ".join(f"{value:.1%}" for value in sorted(values, reverse=True))
-    return f"{median(values):.1%} ({min(values):.1%})"
+    return f"{median(values):.1%} ({100 * min(values):.1f} to {max(values):.1%})"
 
 
 def row(kind, runs):
