@@ -59,7 +59,7 @@ def read_run(folder):
         s.setdefault("causal", s["model"] == "gpt")  # as all GPTs were before there was the flag
         s["d_state"] = s.get("d_state", 16) if s["model"] == "mamba" else None  # a GPT has none
         known = s["objective"] in OBJECTIVES and s["model"] in MODELS
-        if not known or min(*graph, s["steps"]) < 1:
+        if not known or min(*graph, s["steps"], s["batch_size"]) < 1:
             raise ValueError
         where = folder / "log.jsonl"
         lines = where.read_text(encoding="utf-8").rstrip().splitlines() if where.exists() else []
@@ -262,12 +262,13 @@ def margin(runs):
 
 
 def bars(runs):
-    """Exact match by graph and objective, of the longest runs, one panel for each model."""
+    """Exact match by graph and objective, where most graphs were seen, one panel for each model."""
+    seen = lambda run: run["s"]["steps"] * run["s"]["batch_size"]
     panels = split(runs, "model")
     fig, axes = new_figure(
         "How often is the whole path right after training?",
-        "Exact match on unseen graphs, of the longest runs. Bars and the numbers below: medians,\n"
-        "in percent. Dots: single runs. Dotted: chance, for a model that guesses the first step.",
+        "Exact match on unseen graphs, of the runs that were trained on most. Bars and numbers:\n"
+        "medians, in percent. Dots: single runs. Dotted: chance, for a model that guesses the first step.",
         len(panels), panel=3.2)
     for ax, (m, group) in zip(axes[:, 0], panels.items()):
         graphs = {r["graph_name"]: r["graph"] for r in sorted(group, key=lambda r: r["graph"])}
@@ -275,8 +276,8 @@ def bars(runs):
             here = [run for run in group if run["graph_name"] == graph]
             for o, seeds in split(here, "objective").items():
                 place = x + 0.2 * OBJECTIVES.index(o) - 0.3
-                steps = max(run["s"]["steps"] for run in seeds)
-                ends = [r["log"][-1]["accuracy"] for r in seeds if r["s"]["steps"] == steps]
+                most = max(map(seen, seeds))
+                ends = [run["log"][-1]["accuracy"] for run in seeds if seen(run) == most]
                 ax.bar(place, median(ends), 0.17, **BAR[o])
                 ax.plot([place] * len(ends), ends, "o", color="black", ms=4, clip_on=False)
                 ax.text(place, -0.04, f"{100 * median(ends):.0f}", ha="center", va="top", size=12)
@@ -321,10 +322,17 @@ def draw(runs, graph):
         raise ValueError(f"no run has --graph {graph}; give one of: {' '.join(sorted(set(names)))}")
     if len(same) < len(runs):
         say(f"all pictures but bars show {same[0]['graph_name']}, {len(same)} of {len(runs)} runs")
-    for seeds in (s for m in split(same, "model").values() for s in split(m, "objective").values()):
+    groups = [s for m in split(same, "model").values() for s in split(m, "objective").values()]
+    for seeds in groups:
+        steps = mode(run["s"]["steps"] for run in seeds)
+        others = [run for run in seeds if run["s"]["steps"] != steps]
+        if 0 < len(others) < len(seeds) / 2:
+            say(f"all pictures but bars leave out {len(others)} that had not {steps} steps")
+            seeds[:] = [run for run in seeds if run not in others]
         differ = [n for n in SIZES if len({str(run["s"].get(n)) for run in seeds}) > 1]
         if differ:
             say(f"{seeds[0]['folder']} and its other seeds differ in {', '.join(differ)}")
+    same = [run for seeds in groups for run in seeds]
     pairs = [run for run in same if run["s"]["objective"] in ("next", "teacherless")]
     margins = [run for run in same if all("margin" in r for r in run["log"])]
     cheats = [run for run in same if all("cheat_rate" in r for r in run["log"])]

@@ -22,7 +22,8 @@ def make_run(folder, objective="next", model="gpt", seed=1, deg=2, path_len=5, s
     folder.mkdir(parents=True)
     reverse = objective == "reverse"
     s = dict(objective=objective, reverse=reverse, model=model, deg=deg, path_len=path_len,
-             num_nodes=50, seed=seed, only_difficult=False, n_layer=6, steps=steps, causal=False)
+             num_nodes=50, seed=seed, only_difficult=False, n_layer=6, steps=steps, batch_size=8,
+             causal=False)
     (folder / "config.json").write_text(json.dumps(s | settings))
     rows = []
     for step in range(0, steps + 1, 10):
@@ -255,6 +256,22 @@ def test_bars_are_the_medians_of_the_last_evaluations(runs):
     longer["s"]["steps"] *= 2
     longer["log"][-1]["accuracy"] = 0.7
     assert 0.7 in [bar.get_height() for bar in plot.bars([*every, longer]).axes[0].patches]  # alone, not 0.48 beside it
+
+
+def test_a_few_longer_runs_do_not_stretch_the_pictures(runs, capsys):
+    def made(seed, steps):
+        run = next(run for run in on_graph(runs) if run["s"]["objective"] == "next" and run["s"]["model"] == "gpt")
+        log = [{**r, "step": r["step"] * steps // 400} for r in run["log"]]
+        return {**run, "s": run["s"] | {"seed": seed, "steps": steps}, "log": log, "folder": f"{steps}"}
+
+    few = [made(1, 400), made(2, 400), made(3, 2000)]
+    def width(group):
+        end = plot.draw(group, None)["margin"].axes[0].dataLim.x1
+        plot.plt.close("all")
+        return end
+
+    assert width(few) == width(few[:2]) and "leave out 1 that had not 400 steps" in capsys.readouterr().err
+    assert width(few[1:]) == width(few[2:]) == 5 * width(few[:1])  # of two, neither is the odd one
 
 
 def test_minutes_on_another_device_are_left_out(runs, capsys):
