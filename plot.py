@@ -267,8 +267,8 @@ def bars(runs):
     panels = split(runs, "model")
     fig, axes = new_figure(
         "How often is the whole path right after training?",
-        "Exact match on unseen graphs, of the runs that were trained on most. Bars and numbers:\n"
-        "medians, in percent. Dots: single runs. Dotted: chance, for a model that guesses the first step.",
+        "Exact match on unseen graphs, of the runs that were trained on most. Bars, numbers: medians\n"
+        "in percent. Dots: single runs. Dotted: chance, for a model that guesses the first step.",
         len(panels), panel=3.2)
     for ax, (m, group) in zip(axes[:, 0], panels.items()):
         graphs = {r["graph_name"]: r["graph"] for r in sorted(group, key=lambda r: r["graph"])}
