@@ -267,8 +267,8 @@ def bars(runs):
     panels = split(runs, "model")
     fig, axes = new_figure(
         "How often is the whole path right after training?",
-        "Exact match on unseen graphs, of the runs that were trained on most. Bars, numbers: medians\n"
-        "in percent. Dots: single runs. Dotted: chance, for a model that guesses the first step.",
+        "Exact match on unseen graphs, of the runs that were trained on most. Bars: medians, as\n"
+        "the percentages below. Dots: single runs. Dotted: chance, for a guess at the first step.",
         len(panels), panel=3.2)
     for ax, (m, group) in zip(axes[:, 0], panels.items()):
         graphs = {r["graph_name"]: r["graph"] for r in sorted(group, key=lambda r: r["graph"])}
@@ -326,7 +326,7 @@ def draw(runs, graph):
     for seeds in groups:
         steps = mode(run["s"]["steps"] for run in seeds)
         others = [run for run in seeds if run["s"]["steps"] != steps]
-        if 0 < len(others) < len(seeds) / 2:
+        if 0 < len(others) < len(seeds) / 2:  # a few long runs would stretch every picture
             say(f"all pictures but bars leave out {len(others)} that had not {steps} steps")
             seeds[:] = [run for run in seeds if run not in others]
         differ = [n for n in SIZES if len({str(run["s"].get(n)) for run in seeds}) > 1]

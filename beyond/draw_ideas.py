@@ -25,7 +25,8 @@ def ideas(runs):
             groups.setdefault(idea, []).append(run)
     if not groups:
         raise ValueError("there is no run of an idea; train one, such as beyond/token_order.py")
-    same = lambda run: (run["graph"], run["s"]["causal"])
+    alike_in = "model", "causal", "steps", "batch_size"
+    same = lambda run: (run["graph"], *(run["s"].get(name) for name in alike_in))
     alike = {same(run) for group in groups.values() for run in group}
     beside = [r for r in runs if same(r) in alike and r["s"].get("idea", "train") == "train"]
     beside = [r for r in beside if r["s"]["objective"] == "next" and

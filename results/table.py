@@ -25,7 +25,7 @@ IDEAS, GPU = "results/table.py, ideas", "results/table.py, gpu"
 COLUMNS = ["model", "graph", "labels", "size", "objective", "seeds", "graphs seen", "minutes"]
 COLUMNS += ["exact match", "difficult token", "the rest, forced", "cheat rate"]
 COLUMNS += ["then the goal", "margin", "chance"]
-# Rows say where a run's steps and batches are others
+# A row names a run's steps and batches where they are not these
 STEPS, BATCH = (SETTINGS["the optimiser"][name][0] for name in ("steps", "batch_size"))
 PLAIN = "plain GPT"  # GPT-2's block and nothing of ours
 CAUSAL = "causal GPT"  # reads the prefix under the causal mask
@@ -123,7 +123,8 @@ def idea_table(runs):
     Arguments: runs, as from plot.find_runs. Returns: a string.
     """
     ideas = [run for run in runs if run["s"].get("idea", "train") != "train"]
-    same = lambda run: (run["graph"], *(run["s"][name] for name in ("seed", "model", "causal")))
+    alike = "seed", "model", "causal", "steps", "batch_size"
+    same = lambda run: (run["graph"], *(run["s"][name] for name in alike))
     beside = [r for r in runs if r not in ideas and same(r) in map(same, ideas)]
     kinds = {}
     for run in [run for run in beside if not is_variation(run, but=["causal"])] + ideas:

@@ -105,6 +105,7 @@ def test_ideas_stand_beside_the_objectives_that_saw_the_same_graphs():
     runs += [made(11, [0, 1], 50, idea="hybrid", **causal), made(11, [0, 0.6], 100, **causal), made(12, [0, 1], 9, **causal)]
     runs += [made(11, [0, 1], 9, idea="masked", device="cuda")]
     runs += [made(11, [0, 1, 1], 100, graph=(3, 5, 20)), made(11, [0, 1, 1], 100, no_canon=True)]
+    runs += [made(11, [0, 1, 1], 100, steps=2000), made(11, [0, 1, 1], 100, batch_size=512)]
     assert table.idea_table(runs).splitlines()[2:] == [
         "| next | 8 x 64 | 2 | 50.0%, 40.0% | 50.0%, 40.0% |  |  | 1.0 |",
         "| hybrid | 8 x 64 | 2 | 100.0%, 98.0% | 100.0%, 98.0% |  | 75 | 2.0 |",
