@@ -196,10 +196,10 @@ def main():
     import triton
 
     keep(path, "machine", card=card, torch=torch.__version__, triton=triton.__version__)
-    parts = [check_scan, check_tests, time_scan, memory, *default_runs()]
+    parts = [check_scan, time_scan, memory, *default_runs()]
     if not QUICK:
         parts += default_runs("--compile") + default_runs("--dtype", "bfloat16")
-    parts.append(paper_setting)
+    parts += [paper_setting, check_tests]
     if not QUICK:
         parts += default_runs("--dtype", "bfloat16", "--compile")
     for part in parts:

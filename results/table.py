@@ -3,8 +3,9 @@
     python results/table.py            print them
     python results/table.py --write    put them into the READMEs, between the marks
 
-In the table of runs, a row is one model, graph and objective. Each number is the median over the
-seeds, with the lowest and highest in brackets. The first page has some of its columns.
+In the table of runs, a row is one model, graph and objective, in one variation. Each number is the
+median over the seeds, with the lowest and highest in brackets. The first page has some of its
+columns, and one variation of each row.
 """
 
 import json
@@ -36,7 +37,8 @@ FIRST_PAGE = ["network and graph", "objective", "seeds", "exact match", "cheat r
 def table(runs, columns=COLUMNS):
     """The table of runs in Markdown.
 
-    Arguments: runs, as from plot.find_runs; columns, some of COLUMNS or of FIRST_PAGE.
+    Arguments: runs, as from plot.find_runs; columns, COLUMNS, or FIRST_PAGE: then a network, graph
+        and objective have one row, that of most seeds or, among equals, of most graphs seen.
     Returns: a string.
     """
     kinds = {}
@@ -59,7 +61,12 @@ def table(runs, columns=COLUMNS):
         name += f", batches of {s['batch_size']:,}" * (s["batch_size"] != BATCH)
         order = NETWORKS.index(network_of(s)), run["graph"], OBJECTIVES.index(s["objective"])
         kinds.setdefault((*order, name, *(s[size] for size in SIZES)), []).append(run)
-    rows = [dict(zip(COLUMNS, row(kind, kinds[kind]), strict=True)) for kind in sorted(kinds)]
+    shown = sorted(kinds)
+    if columns == FIRST_PAGE:
+        weight = lambda kind: (len(kinds[kind]), kinds[kind][0]["log"][-1]["graphs"])
+        alike = lambda kind: [other for other in shown if other[:3] == kind[:3]]
+        shown = [kind for kind in shown if kind == max(alike(kind), key=weight)]
+    rows = [dict(zip(COLUMNS, row(kind, kinds[kind]), strict=True)) for kind in shown]
     for cells in rows:
         cells["network and graph"] = "{model}, {graph}, {labels} labels".format(**cells)
     rows = [columns, ["---"] * len(columns), *([cells[c] for c in columns] for cells in rows)]

@@ -91,6 +91,12 @@ def test_runs_that_differ_in_more_than_the_seed_have_rows_of_their_own():
     assert [row[3] for row in rows[:4]] == ["8 x 64", "8 x 64", "8 x 128", "8 x 64"]
     # Where only the first step is trained, it is measured after the true start.
     assert [row[9] for row in rows[:7]] == ["25.0%, 25.0%", *["25.0%"] * 5, "75.0%"]
+    # The first page has a row for each network, graph and objective: most seeds, or most graphs seen.
+    runs[4]["log"] = [end | dict(graphs=2)]  # multi, reversed
+    first = [line.split(" | ")[:3] for line in table.table(runs, table.FIRST_PAGE).splitlines()[2:]]
+    gpt = "| GPT, G(2,5), 50 labels"
+    assert first[:3] == [[gpt, "next", "2"], [gpt, "reverse", "1"], [gpt, "multi, reversed, n = 2", "1"]]
+    assert [row[0].split(",")[0] for row in first[3:]] == ["| Mamba", "| plain GPT", "| causal GPT"]
 
 
 def test_ideas_stand_beside_the_objectives_that_saw_the_same_graphs():
