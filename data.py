@@ -51,7 +51,7 @@ def sample_graphs(batch_size, deg, path_len, num_nodes, generator):
 
     Arguments: generator, the torch.Generator that all randomness comes from.
     Returns: prefix (B, P) and path (B, path_len), int64, with P = prefix_length(deg, path_len).
-    Raises: RuntimeError where the labels do not suffice: nodes_needed says how many are.
+    Raises: RuntimeError when there are too few labels; see nodes_needed.
     """
     labels = random_orders(batch_size, num_nodes, generator)[:, : nodes_needed(deg, path_len)]
     arms = labels[:, 1:].unflatten(1, (deg, path_len - 1))  # (B, deg, path_len - 1)

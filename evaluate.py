@@ -65,8 +65,8 @@ def evaluate(model, prefix, path, s):
                         the true path so far revealed: the mean, in nats (deg > 1, path_len > 2)
     wrong_arm, no_path  the two kinds of mistake: another arm of the graph, or no arm at all
 
-    next and multi are also put on a wrong arm, whose nodes are revealed in turn, as if the model
-    had written them itself (deg > 1, path_len > 2):
+    next and multi, unless reversed, are also put on a wrong arm, whose nodes are revealed in turn,
+    as if the model had written them itself (deg > 1, path_len > 2):
 
     cheat_rate          it names every further inner node of that arm (path_len > 3). The arm's end
                         is left out, because a model that cheats may copy the goal there
@@ -109,7 +109,7 @@ def on_a_wrong_arm(name_next, arms, path):
     named = name_next(wrong[:, :-1])  # (B, l - 1): tokens 1 … l - 1
     ends = {"writes_arm_end": named[:, -1] == wrong[:, -1]}
     ends |= {"writes_goal": named[:, -1] == path[:, -1]}
-    inner = (named == wrong[:, 1:])[:, 1:-1]  # but for the first step: (B, l - 3)
+    inner = (named == wrong[:, 1:])[:, 1:-1]  # without first step and end: (B, l - 3)
     return ends | ({"cheat_rate": inner.all(dim=1)} if path_len > 3 else {})
 
 

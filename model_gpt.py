@@ -6,10 +6,11 @@ Read Attention first, then Block, then GPT.forward. The block is GPT-2's, but fo
 parts; a flag takes each out again:
 
     - The mask of a prefix LM (Raffel et al. 2020, section 3.2.1): the tokens of the prefix see each
-      other both ways. Edges come in a random order, and a causal mask hides half of them from each.
+      other both ways. Edges come in a random order, and a causal mask hides, on average, half of
+      the others from each.
       What is written after the prefix is causal as ever.
     - Canon (Allen-Zhu 2025): before attention, a convolution over the last four tokens. The tokens
-      of an edge `a b` stand at two positions; now one position holds both. Mamba has this as well.
+      of an edge `a b` stand at two positions; now one position holds both. Mamba has a similar one.
 
 Other notable choices:
 

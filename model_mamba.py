@@ -39,7 +39,9 @@ import scan
 
 
 def selective_scan_reference(x, dt, A, B, C, D, h):
-    """The recurrence as the paper writes it, one step after another (Algorithm 2, line 6).
+    """The recurrence, one step after another (Algorithm 2, line 6).
+
+    The input's factor is dt B, as in the authors' code: a first order of the paper's equation 4.
 
     Arguments: x, dt (B, T, E); A (E, N); B, C (B, T, N); D (E,); h (B, E, N), the state before.
     Returns: y (B, T, E) and the last state (B, E, N).

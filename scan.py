@@ -35,7 +35,7 @@ class FastScan(torch.autograd.Function):
 
     Inside, A is (N, E) and the state (B, N, E): with the many channels last, each row of work is
     contiguous. A block is k steps of b graphs, (b, k, N, E); all blocks share one scratch memory.
-    Sums over E or N are products with a row vector (bmm): half the time of (a * b).sum().
+    Most sums over E or N are products with a row vector (bmm): half the time of (a * b).sum().
     """
 
     CHUNK = 8  # time steps in a block

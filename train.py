@@ -137,7 +137,7 @@ def add_gradients(model, inputs, targets):
 
 
 def learn(model, prefix, path, s, step):
-    """Add the gradients of one batch, laid out as the objective says: the whole experiment is here.
+    """Add the gradients of one batch. How it is laid out, by data.layout, is the whole experiment.
 
     Arguments: prefix (B, P) and path (B, l), int64, on the model's device; step, which is
         not used here. Returns: the loss, a float.
