@@ -295,12 +295,19 @@ def unseen_graphs(s, files, checkpoint, batch_of):
     Raises: ValueError, OSError.
     """
     test, trained = test_graphs(s, files), SimpleNamespace(**checkpoint["settings"])
-    if (s.n_test, s.test_file) == (trained.n_test, trained.test_file):
+    its_own = s.file_hashes.get("test_file") == trained.file_hashes.get("test_file")
+    if its_own and (s.n_test, s.test_file) == (trained.n_test, trained.test_file):
         return test
     trained.train_file = s.train_file  # which may have moved, and so may the run's test file
-    if s.test_file and s.file_hashes == trained.file_hashes:
+    if s.test_file and its_own:
         trained.test_file = s.test_file
-    files = read_files(trained, {})
+    try:
+        files = read_files(trained, {})
+    except ValueError:
+        names = " and ".join(getattr(trained, flag) for flag in FILES if getattr(trained, flag))
+        raise ValueError(
+            f"what the run trained on follows from {names}; put back what was there then"
+        ) from None
     fixed, forbidden = training_graphs(trained, files, test_graphs(trained, files))
     batches = (batch_of(step, trained, fixed, forbidden) for step in range(checkpoint["step"]))
     test = without(test, batches, s.num_nodes)

@@ -253,7 +253,7 @@ def test_a_moved_test_file_is_taken_for_evaluation(tmp_path, capsys):
     assert f"on 60 graphs G(2,4) of {tmp_path / 'moved.txt'}" in capsys.readouterr().out
     other = write_file(tmp_path / "other.txt", *data.sample_graphs(9, 2, 4, 12, generator(6)))
     message = refusal(capsys, "--resume", tmp_path / "r", "--eval_only", "--test_file", other, tiny=[])
-    assert f"{file} does not exist; put it back, or give train.py its place" in message
+    assert f"what the run trained on follows from {file}; put back what was there then" in message
 
 
 @pytest.mark.skipif(not Path("/dev/fd").exists(), reason="pipes have no names on Windows")

@@ -89,10 +89,11 @@ def test_the_learning_rate_rises_stays_and_falls_to_nothing():
 
 
 def test_a_rate_that_never_reaches_its_height_is_said(tmp_path, capsys):
-    run("--steps", 20, "--warmup", 100, "--decay", 0.5, "--eval_every", 20, "--out_dir", tmp_path / "a")
-    assert "--warmup 100 is long for --steps 20: the learning rate starts to fall before it has reached --lr" in capsys.readouterr().out
-    run("--steps", 20, "--warmup", 3, "--eval_every", 20, "--out_dir", tmp_path / "b")
-    assert "--warmup" not in capsys.readouterr().out
+    for i, (warmup, decay) in enumerate(((100, 0.5), (11, 0.5), (10, 0.5), (3, 0.9), (2, 0.9), (20, 0), (19, 0))):
+        run("--steps", 20, "--warmup", warmup, "--decay", decay, "--eval_every", 20, "--out_dir", tmp_path / f"{i}")
+        highest = max(train.schedule(step, settings(steps=20, warmup=warmup, decay=decay)) for step in range(20))
+        said = f"--warmup {warmup} is long for --steps 20: the learning rate does not reach --lr" in capsys.readouterr().out
+        assert said == (highest < 1), (warmup, decay)
 
 
 @pytest.mark.parametrize(
@@ -227,6 +228,22 @@ def test_a_checkpoint_is_not_evaluated_on_what_it_was_trained_on(tmp_path, capsy
     seen = write_file(tmp_path / "seen.txt", others[0][old], others[1][old])
     message = refusal(capsys, "--resume", tmp_path / "r", "--eval_only", "--test_file", seen, tiny=[])
     assert f"the run trained on all of the {old.sum()} graphs" in message
+
+
+def test_a_test_file_that_now_holds_other_graphs_is_not_taken_for_the_old_one(tmp_path, capsys):
+    small = "--n_layer 2 --n_head 2 --n_embd 16 --num_nodes 5 --batch_size 8 --threads 1".split()
+    one, other = (data.sample_graphs(20, 2, 3, 5, torch.Generator().manual_seed(seed)) for seed in (1, 2))
+    file = write_file(tmp_path / "t.txt", *one)
+    run("--steps", 5, "--test_file", file, "--out_dir", tmp_path / "r", tiny=small)
+    write_file(file, *other)
+    asked = "--resume", tmp_path / "r", "--eval_only"
+    for given in (("--test_file", file), ("--test_file", write_file(tmp_path / "u.txt", *other)), ("--test_file", "")):
+        where = f"what the run trained on follows from {file}; put back what was there then"
+        assert where in refusal(capsys, *asked, *given, tiny=[])
+    assert "does not hold the graphs with which the run was begun" in refusal(capsys, *asked, tiny=[])
+    write_file(file, *one)
+    run(*asked, "--test_file", tmp_path / "u.txt", tiny=[])
+    assert "of the 20 graphs; they are left out" in capsys.readouterr().out
 
 
 @pytest.mark.slow
