@@ -59,6 +59,8 @@ def main(argv=None):
 
     folders = sys.argv[1:] if argv is None else argv
     with flags.one_sentence_for_faults(program="drafts.py"):
+        if {"-h", "--help"} & set(folders):
+            sys.exit(print(__doc__))
         if len(folders) != 1:
             raise ValueError("give the folder of one run of train.py --multi")
         model, s, files = load(folders[0])

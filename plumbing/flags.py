@@ -39,8 +39,12 @@ def one_sentence_for_faults(given=(), program=None):
         if isinstance(fault, (MemoryError, torch.OutOfMemoryError)) or "allocate memory" in text:
             smaller = "--batch_size, --n_test, --n_train or model"
             refuse(f"there is not enough memory; give a smaller {smaller}", program)
-        if "compile" in given and origin.startswith(("torch._dynamo", "torch._inductor")):
-            refuse(f"torch.compile failed ({text.splitlines()[0]}); leave --compile out", program)
+        compiles = "compile" in given or "resume" in given  # a run that was begun with it
+        if compiles and origin.startswith(("torch._dynamo", "torch._inductor")):
+            remedy = "leave --compile out"
+            if "compile" not in given:
+                remedy = "this run was begun with --compile, which needs a compiler here, too"
+            refuse(f"torch.compile failed ({text.splitlines()[0]}); {remedy}", program)
         raise
     except KeyboardInterrupt:
         sys.exit(f"\n{program}: stopped at once; a run goes on from its last checkpoint, if any")
@@ -56,8 +60,8 @@ def name_objective(given):
     asked = [name for name in ("teacherless", "multi") if given.pop(name, False)]
     if "objective" in given:
         asked.append(given["objective"])
-    if given.get("reverse") and set(asked) <= {"next"}:
-        asked = ["reverse"]
+    if given.get("reverse") and set(asked) <= {"next"} and (asked or "resume" not in given):
+        asked = ["reverse"]  # a resumed run has its objective; only --reverse is then compared
     if len(set(asked)) > 1:
         raise ValueError(
             f"{' and '.join(asked)} are two objectives; choose one (--reverse may go with either)"
@@ -86,6 +90,7 @@ def check_sizes(deg, path_len, num_nodes):
 
 def check_settings(s):
     """Raise a ValueError, one sentence with value and remedy, when the settings cannot hold."""
+    check_sizes(s.deg, s.path_len, s.num_nodes)
     for name, value in vars(s).items():
         if isinstance(value, int):  # --no_canon and the like are 0 or 1
             least = 0 if name in MAY_BE_0 or isinstance(value, bool) else 1
@@ -100,7 +105,6 @@ def check_settings(s):
         raise ValueError(f"--weight_decay is {s.weight_decay}; give a number from 0 to 1000")
     if not 0 <= s.decay <= 1:
         raise ValueError(f"--decay is {s.decay}; give a share from 0 to 1")
-    check_sizes(s.deg, s.path_len, s.num_nodes)
     if s.model == "gpt" and s.n_embd % s.n_head:
         raise ValueError(
             f"--n_embd {s.n_embd} cannot be shared out over --n_head {s.n_head} heads; give a"

@@ -60,7 +60,7 @@ def read_config(folder):
     path = Path(folder, "config.json")
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):
         raise ValueError(
             f"{path} is missing; a published model is a folder with config.json and its weights"
         ) from None
@@ -295,12 +295,11 @@ def start_from(model, name_or_dir):
         for name, p in model.state_dict().items():
             if name.startswith("future"):
                 continue
-            rows = published[name]
-            if name.startswith(("wte", "wpe", "embedding", "lm_head")):
-                rows = rows[: len(p)]
+            a_row_each = name.startswith(("wte", "wpe", "embedding", "lm_head"))  # token, position
+            rows = published[name][: len(p)] if a_row_each else published[name]
             if rows.shape != p.shape:
-                has, must = tuple(rows.shape), tuple(p.shape)
-                raise ValueError(
-                    f"--init_from {name_or_dir}: {name} is {has}, but the model needs {must}"
-                )
+                fault = f"{name} is {tuple(rows.shape)}, but the model needs {tuple(p.shape)}"
+                fewer = "--deg or --path_len" if name.startswith("wpe") else "--num_nodes"
+                fault += f"; give a smaller {fewer}" if a_row_each else ""
+                raise ValueError(f"--init_from {name_or_dir}: {fault}")
             p.copy_(rows)

@@ -30,13 +30,12 @@ def join_processes(s):
             f" processes; give a multiple of {world} and at least {world}"
         )
     if s.device == "cuda":
-        rank_here, gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
-        if rank_here >= gpus:
+        here, gpus = int(os.environ["LOCAL_WORLD_SIZE"]), torch.cuda.device_count()
+        if here > gpus:  # every process finds this, and none waits for the others
             raise ValueError(
-                f"there is no GPU for process {rank_here + 1} of this machine, which has {gpus};"
-                " start fewer"
+                f"{here} processes need a GPU each, but this machine has {gpus}; start fewer"
             )
-        torch.cuda.set_device(rank_here)
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     dist.init_process_group("nccl" if s.device == "cuda" else "gloo")
     if dist.get_rank() > 0:
         sys.stdout = open(os.devnull, "w")

@@ -39,9 +39,10 @@ class Run:
         self.record = None  # the last line of the log
         self.last_step = None  # when the last step ended
         self.last_evaluation = None  # when the last evaluation ended, and after which step
-        if folder and s.warmup > (1 - s.decay) * s.steps:
-            print(f"--warmup {s.warmup} is long for --steps {s.steps}: the learning rate starts to"
-                  " fall before it has reached --lr")
+        full = range(s.warmup, 1 + min(s.steps - 1, int(s.steps - s.decay * s.steps + 1e-9)))
+        if folder and not full:  # no step has the full learning rate, by train.py's schedule
+            print(f"--warmup {s.warmup} is long for --steps {s.steps}: the learning rate does not"
+                  " reach --lr")
 
     def seconds(self):
         """The age of the run in seconds, all its parts together."""
@@ -118,12 +119,13 @@ def conclude(record, folder, s):
     kind = "Transformer" if s.model == "gpt" else "Mamba"
     seconds = record["seconds"]
     time_taken = f"{seconds / 60:.1f} minutes" if seconds > 90 else f"{seconds:.0f} seconds"
+    script = "plot.py" if s.idea == "train" else "beyond/draw_ideas.py"
     print(
         f"\nA {kind} of {s.n_layer} layers saw {record['graphs']:,} graphs G({s.deg},{s.path_len})"
         f" with the objective {run_name(s)!r}, in {time_taken}.\nOf {s.n_test:,} graphs that it had"
         f" not seen, it solves {record['accuracy']:.1%}, and takes the right first step in"
         f" {record['difficult']:.1%}, where a guess is right in {record['chance']:.1%}.\n"
-        f"The log is {folder / 'log.jsonl'}; to see it: python plot.py {quote(folder)}"
+        f"The log is {folder / 'log.jsonl'}; to see it: python {script} {quote(folder)}"
     )
 
 
@@ -322,7 +324,8 @@ def load_checkpoint(folder, types):
     """Read ckpt.pt, executing nothing.
 
     Arguments: types, {name: type} of the settings that it must have. Returns: a dict, as saved.
-    Raises: ValueError when it is missing, damaged or of another version.
+    Raises: ValueError when it is missing, damaged or of another version; OSError when it may not
+        be read.
     """
     path = Path(folder, "ckpt.pt")
     if not path.is_file():
@@ -337,6 +340,8 @@ def load_checkpoint(folder, types):
         numbers = isinstance(step, int) and isinstance(seconds, float)
         if whole and numbers and {name: type(settings[name]) for name in settings} == types:
             return checkpoint | {"written": path.stat().st_mtime_ns}
+    except PermissionError:
+        raise
     except Exception:  # a damaged file can make torch.load raise nearly anything
         pass
     raise ValueError(

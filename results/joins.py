@@ -88,6 +88,8 @@ def main(argv=None):
     """Print the shares of each run, on graphs of its own kind."""
     folders = sys.argv[1:] if argv is None else argv
     with flags.one_sentence_for_faults(program="joins.py"):
+        if {"-h", "--help"} & set(folders):
+            sys.exit(print(__doc__))
         if not folders:
             raise ValueError("give the folder of one run or more")
         for folder in folders:

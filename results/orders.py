@@ -67,6 +67,8 @@ def main(argv=None):
     given = sys.argv[1:] if argv is None else argv
     folders = [name for name in given if name != "--both_ways"]
     with flags.one_sentence_for_faults(program="orders.py"):
+        if {"-h", "--help"} & set(given):
+            sys.exit(print(__doc__))
         if not folders:
             raise ValueError("give the folder of one run or more")
         for folder in folders:

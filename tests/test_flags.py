@@ -55,6 +55,8 @@ def test_the_objectives_of_the_flag_are_those_of_the_layouts():
     [
         ("--num_nodes 6", "G(2,4) has 7 nodes, but --num_nodes is 6; give 7 or more"),
         ("--path_len 1", "--path_len is 1"),
+        ("--path_len 0", "--path_len is 0, but a path has a start and a goal; give 2 or more"),
+        ("--num_nodes 0", "G(2,4) has 7 nodes, but --num_nodes is 0; give 7 or more"),
         ("--deg 0", "--deg is 0"),
         ("--n_embd 15", "--n_embd 15 cannot be shared out over --n_head 2 heads"),
         ("--n_train 4", "--batch_size 8 is more than the 4 training graphs"),
@@ -144,6 +146,39 @@ def test_compiling_without_a_compiler_is_one_sentence_and_leaves_no_folder(tmp_p
     assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
     assert "torch.compile failed" in done.stderr and "leave --compile out" in done.stderr
     assert not (tmp_path / "r").exists()
+
+
+def test_a_run_begun_with_compile_says_what_it_needs_where_it_goes_on(tmp_path, capsys, monkeypatch):
+    run("--steps", 1, "--out_dir", tmp_path / "r")
+    path = tmp_path / "r" / "ckpt.pt"
+    checkpoint = torch.load(path, weights_only=True)
+    checkpoint["settings"]["compile"] = True
+    torch.save(checkpoint, path)
+
+    def without_a_compiler(*_):
+        raise torch._inductor.exc.InvalidCxxCompiler()
+
+    monkeypatch.setattr(torch, "compile", without_a_compiler)
+    message = refusal(capsys, "--resume", tmp_path / "r", "--steps", 2, tiny=[])
+    assert "torch.compile failed" in message and "this run was begun with --compile, which needs a compiler" in message
+
+
+def test_to_resume_a_reversed_run_reverse_may_be_said_again(tmp_path, capsys):
+    run("--steps", 1, "--teacherless", "--reverse", "--out_dir", tmp_path / "both")
+    run("--resume", tmp_path / "both", "--reverse", "--steps", 2, tiny=[])
+    run("--resume", tmp_path / "both", "--reverse", "--teacherless", "--steps", 3, tiny=[])
+    assert lines(tmp_path / "both")[-1]["step"] == 3
+    assert "--objective reverse cannot change" in refusal(
+        capsys, "--resume", tmp_path / "both", "--reverse", "--objective", "next", tiny=[]
+    )
+    run("--steps", 1, "--teacherless", "--out_dir", tmp_path / "one")
+    assert "--reverse True cannot change" in refusal(capsys, "--resume", tmp_path / "one", "--reverse", tiny=[])
+
+
+@pytest.mark.parametrize("script", ["beyond/drafts.py", "results/joins.py", "results/orders.py", "results/table.py"])
+def test_scripts_that_take_folders_explain_themselves(script):
+    done = subprocess.run([sys.executable, HOME / script, "--help"], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "") and f"python {script}" in done.stdout
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "cp437"])

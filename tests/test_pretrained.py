@@ -362,8 +362,8 @@ def test_flags_that_do_not_go_with_published_weights_are_refused(tmp_path, capsy
     for flags, sentence in [
         (["--n_layer", "4"], "--n_layer is 4, but in"),
         (["--model", "mamba"], "--model is mamba, but in"),
-        (["--path_len", "12"], "wpe.weight is (70, 24), but the model needs (80, 24)"),
-        (["--num_nodes", "70"], "is (60, 24), but the model needs (74, 24)"),
+        (["--path_len", "12"], "wpe.weight is (70, 24), but the model needs (80, 24); give a smaller --deg or --path_len"),
+        (["--num_nodes", "70"], "is (60, 24), but the model needs (74, 24); give a smaller --num_nodes"),
     ]:
         with pytest.raises(SystemExit) as end:
             train.main(
