@@ -69,7 +69,7 @@ def read_run(folder):
         for number, line in enumerate(lines, 1):
             where = f"{folder / 'log.jsonl'}, line {number},"
             r = json.loads(line)
-            numbers = [r[name] for name in ("step", "seconds", "accuracy", "difficult")]
+            numbers = [r[name] for name in ("step", "graphs", "seconds", "accuracy", "difficult")]
             numbers += r["forced_accuracy"] + [r.get("cheat_rate", 0), abs(r.get("margin", 0))]
             good = all(0 <= x < 1e12 for x in numbers) and len(r["forced_accuracy"]) == graph[1]
             if not good or log and r["step"] <= log[-1]["step"]:
@@ -85,18 +85,25 @@ def read_run(folder):
     return {"folder": folder, "s": s, "graph": graph, "graph_name": name, "log": log}
 
 
-def is_variation(run, but=()):
-    """Does a run differ from the four objectives in more than its sizes? Then they must not mix.
+def variation_of(run, but=()):
+    """How a run differs from the four objectives in more than its sizes: flags, or "" if not.
 
-    Arguments: but, names of settings that may differ.
+    Runs that differ so must not mix. Arguments: but, names of settings that may differ.
     """
-    s = run["s"]
-    flags = {"only_difficult", "causal", "no_canon", "no_mimetic", "init_from"}
-    flags |= {"n_train", "train_file"}
-    usual = {"optimizer": "muon", "idea": "train"}
-    if any(map(s.get, flags - set(but))) or any(s.get(k, v) != v for k, v in usual.items()):
-        return True
-    return bool(s.get("reverse")) != (s["objective"] == "reverse")
+    s, usual, differs = run["s"], {"optimizer": "muon", "idea": "train"}, []
+    names = "only_difficult causal no_canon no_mimetic init_from n_train train_file optimizer idea"
+    for name in set(names.split()) - set(but):
+        if s.get(name) and s[name] != usual.get(name):
+            differs.append(f"--{name}" if s[name] is True else f"--{name} {s[name]}")
+    if bool(s.get("reverse")) != (s["objective"] == "reverse"):
+        differs.append("--reverse")
+    return " ".join(sorted(differs))
+
+
+def setting_of(run):
+    """What an idea of beyond/ must share with an objective to stand beside it: a tuple."""
+    names = "model", "causal", "n_layer", "n_embd", "steps", "batch_size"
+    return run["graph"], *(run["s"][name] for name in names)
 
 
 def split(runs, key):
@@ -263,7 +270,7 @@ def margin(runs):
 
 def bars(runs):
     """Exact match by graph and objective, where most graphs were seen, one panel for each model."""
-    seen = lambda run: run["s"]["steps"] * run["s"]["batch_size"]
+    seen = lambda run: run["log"][-1]["graphs"]
     panels = split(runs, "model")
     fig, axes = new_figure(
         "How often is the whole path right after training?",
@@ -309,11 +316,15 @@ def cheat(runs):
 
 def draw(runs, graph):
     """All pictures that the runs allow, {name: Figure}. graph: "D,L,N", or None for most runs'."""
-    for run in filter(is_variation, runs):
-        say(f"{run['folder']} is left out, being none of the four objectives as they are")
-    runs = [run for run in runs if not is_variation(run)]
+    variations = {variation_of(run) for run in runs}
+    if len(variations) > 1 or "--idea" in "".join(variations):
+        for run in filter(variation_of, runs):
+            say(f"{run['folder']} is left out, being none of the four objectives as they are")
+        runs = [run for run in runs if not variation_of(run)]
+    elif any(variations):
+        say(f"all runs have {variations.pop()}, which the pictures do not say")
     if not runs:
-        say("there is no run, so only path_star is drawn; train one with: python train.py")
+        say("no run is left, so only path_star is drawn; train one with: python train.py")
         return {"path_star": path_star()}
     names = [",".join(map(str, run["graph"])) for run in runs]
     graph = graph or max(sorted(set(names)), key=names.count)

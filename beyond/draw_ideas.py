@@ -22,15 +22,12 @@ def ideas(runs):
     for run in runs:
         idea = run["s"].get("idea", "train")
         if idea != "train":
-            groups.setdefault(idea, []).append(run)
+            groups.setdefault((idea, plot.setting_of(run)), []).append(run)
     if not groups:
         raise ValueError("there is no run of an idea; train one, such as beyond/token_order.py")
-    alike_in = "model", "causal", "steps", "batch_size"
-    same = lambda run: (run["graph"], *(run["s"].get(name) for name in alike_in))
-    alike = {same(run) for group in groups.values() for run in group}
-    beside = [r for r in runs if same(r) in alike and r["s"].get("idea", "train") == "train"]
-    beside = [r for r in beside if r["s"]["objective"] == "next" and
-              not plot.is_variation(r, but=["causal"])]
+    usual = [run for run in runs if run["s"]["objective"] == "next" and
+             not plot.variation_of(run, but=["causal"])]
+    several = len({setting for _, setting in groups}) > 1
     rows = math.ceil(len(groups) / 3)
     fig, axes = plot.new_figure(
         "Which ideas give the first step a signal?",
@@ -39,12 +36,15 @@ def ideas(runs):
         rows, 3, panel=2.6)
     plot.plt.setp(axes.flat, visible=False)
     seen, right = (lambda r: r["graphs"] / 1000), (lambda r: r["accuracy"])
-    for ax, (idea, group) in zip(axes.flat, sorted(groups.items())):
-        ax.set(visible=True, title=f"{idea}, {group[0]['s']['n_layer']} layers")
+    for ax, ((idea, setting), group) in zip(axes.flat, sorted(groups.items())):
+        (deg, path_len, _), s = group[0]["graph"], group[0]["s"]
+        where = f", G({deg},{path_len}), {s['n_layer']} layers, {s['steps']} steps" * several
+        ax.set(visible=True, title=idea + where)
+        beside = [run for run in usual if plot.setting_of(run) == setting]
         if beside:
             plot.draw_seeds(ax, beside, seen, right, **plot.LINE["next"])
         plot.draw_seeds(ax, group, seen, right, color=plot.COLOR["teacherless"], ls=(0, (5, 1.5)))
-        ax.axhline(1 / group[0]["graph"][0], **plot.DOTTED)
+        ax.axhline(1 / deg, **plot.DOTTED)
     return fig
 
 

@@ -39,7 +39,7 @@ class Predictor(nn.Module):
         super().__init__()
         wide = 2 * n_embd
         self.norm = nn.LayerNorm(wide)
-        self.layers = nn.Sequential(
+        self.mlp = nn.Sequential(
             nn.Linear(wide, wide),
             nn.GELU(),
             nn.Linear(wide, wide),
@@ -49,7 +49,7 @@ class Predictor(nn.Module):
 
     def forward(self, h, x):
         """h and x (B, t, C) -> (B, t, C)."""
-        return h + self.layers(self.norm(torch.cat([h, x], dim=2)))
+        return h + self.mlp(self.norm(torch.cat([h, x], dim=2)))
 
 
 def make_model(s):

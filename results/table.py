@@ -16,7 +16,7 @@ from statistics import median
 HOME = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(HOME))
 
-from plot import MODELS, OBJECTIVES, SIZES, find_runs, is_variation  # noqa: E402
+from plot import MODELS, OBJECTIVES, SIZES, find_runs, setting_of, variation_of  # noqa: E402
 from plumbing import flags  # noqa: E402
 from plumbing.run_folder import write_whole  # noqa: E402
 from settings import SETTINGS  # noqa: E402
@@ -130,26 +130,26 @@ def idea_table(runs):
     Arguments: runs, as from plot.find_runs. Returns: a string.
     """
     ideas = [run for run in runs if run["s"].get("idea", "train") != "train"]
-    alike = "seed", "model", "causal", "steps", "batch_size"
-    same = lambda run: (run["graph"], *(run["s"][name] for name in alike))
+    same = lambda run: (run["s"]["seed"], setting_of(run))
     beside = [r for r in runs if r not in ideas and same(r) in map(same, ideas)]
     kinds = {}
-    for run in [run for run in beside if not is_variation(run, but=["causal"])] + ideas:
+    for run in [run for run in beside if not variation_of(run, but=["causal"])] + ideas:
         s, idea = run["s"], run["s"].get("idea", "train")
         network = f"{s['n_layer']} x {s['n_embd']}" + ", causal" * s["causal"]
-        kinds.setdefault((network, s["objective"] if idea == "train" else idea), []).append(run)
-    order = lambda kind: (kind[0], (*OBJECTIVES, kind[1]).index(kind[1]), kind[1])
+        name = s["objective"] if idea == "train" else idea
+        kinds.setdefault((run["graph"], network, name), []).append(run)
+    order = lambda kind: (*kind[:2], (*OBJECTIVES, kind[2]).index(kind[2]), kind[2])
     kinds = {kind: kinds[kind] for kind in sorted(kinds, key=order)}
     speed = {}
     for kind, group in kinds.items():
         measured = [r["tokens_per_second"] or 0 for run in group for r in run["log"][1:]
                     if run["s"]["device"] == "cpu"]  # as in row
         speed[kind] = median(measured) if measured else None
-    columns = ["trained by", "network", "seeds", "exact match", "difficult token", "cheat rate"]
+    columns = ["trained by", "graph", "network", "seeds", "exact match", "difficult token", "cheat rate"]
     columns += ["99 % at step", "time a step"]
     rows = [columns, ["---"] * len(columns)]
-    for (network, name), group in kinds.items():
-        next_token = speed.get((network, "next"))
+    for (graph, network, name), group in kinds.items():
+        mine, next_token = speed[graph, network, name], speed.get((graph, network, "next"))
         ends = [run["log"][-1] for run in group]
         shares = [[end[key] for end in ends if key in end]
                   for key in ("accuracy", "difficult", "cheat_rate")]
@@ -157,9 +157,9 @@ def idea_table(runs):
                    for run in group]
         found = [step for step in reached if step is not None]
         rows.append([
-            name, network, len(group), *(share_of(values) if values else "" for values in shares),
+            name, "G({},{})".format(*graph), network, len(group), *(share_of(values) if values else "" for values in shares),
             f"{median(found):.0f}" if len(found) == len(reached) else "",
-            f"{next_token / speed[network, name]:.1f}" if next_token and speed[network, name] else "",
+            f"{next_token / mine:.1f}" if next_token and mine else "",
         ])
     return "\n".join("| " + " | ".join(map(str, cells)) + " |" for cells in rows)
 
@@ -227,6 +227,8 @@ def put_into(path, name, text):
 
 def main():
     """The command line. Raises: ValueError, OSError."""
+    if {"-h", "--help"} & set(sys.argv[1:]):
+        sys.exit(print(__doc__))
     if not set(sys.argv[1:]) <= {"--write"}:
         raise ValueError("give --write, or nothing")
     results = HOME / "results"

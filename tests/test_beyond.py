@@ -111,7 +111,7 @@ def test_next_latent_moves_neither_the_true_state_nor_the_frozen_head():
         names = [name for name, _ in model.named_parameters()]
         grads = dict(zip(names, torch.autograd.grad(loss, model.parameters(), retain_graph=True, allow_unused=True)))
         assert grads["lm_head.weight"] is None
-        assert grads["predictor.layers.0.weight"].abs().max() > 0 and grads["h.0.attn.c_attn.weight"].abs().max() > 0
+        assert grads["predictor.mlp.0.weight"].abs().max() > 0 and grads["h.0.attn.c_attn.weight"].abs().max() > 0
     # A true state gets no gradient: the last one is a goal only, so it moves next_token's loss alone.
     seen = {}
     hook = model.ln_f.register_forward_hook(lambda module, given, out: out.retain_grad() or seen.update(h=out))
@@ -414,3 +414,31 @@ def test_ideas_are_drawn_beside_next_token_prediction(tmp_path, capsys):
     with pytest.raises(SystemExit) as end:
         draw_ideas.main([str(tmp_path / "next")])
     assert end.value.code == 2 and "there is no run of an idea" in capsys.readouterr().err
+
+
+def test_each_panel_has_the_runs_of_its_own_graph(monkeypatch):
+    from beyond import draw_ideas
+    from plot import plt
+
+    def made(deg, height, **changes):
+        s = vars(settings(deg=deg, idea="train")) | changes
+        log = [dict(step=step, graphs=8 * step, accuracy=height) for step in (0, 1, 2)]
+        return dict(s=s, graph=(deg, 4, 12), log=log, folder="x")
+
+    runs = [made(deg, 0.1 * deg + (0.01 if idea == "train" else 0.02), idea=idea) for deg in (2, 3) for idea in ("train", "hybrid")]
+    axes = [ax for ax in draw_ideas.ideas(runs).axes if ax.get_visible()]
+    assert [ax.get_title(loc="left")[:14] for ax in axes] == ["hybrid, G(2,4)", "hybrid, G(3,4)"]
+    for deg, ax in zip((2, 3), axes):
+        heights = {round(line.get_ydata()[0], 3) for line in ax.lines}
+        assert heights == {round(0.1 * deg + 0.01, 3), round(0.1 * deg + 0.02, 3), round(1 / deg, 3)}
+    plt.close("all")
+
+
+@pytest.mark.parametrize("idea", IDEAS, ids=lambda idea: idea.__name__.rpartition(".")[2])
+def test_muon_has_the_matrices_of_blocks_alone(idea):
+    """A module of an idea's own learns by AdamW, whatever its name: the ideas are compared."""
+    model, s = model_of(idea)
+    adamw, muon = train.make_optimizers(model, s)
+    learned = {id(p) for group in muon.param_groups for p in group["params"]}
+    blocks = [m for m in model.modules() if type(m).__name__ == "Block"]
+    assert learned == {id(p) for block in blocks for p in block.parameters() if p.ndim == 2}

@@ -253,9 +253,10 @@ def test_bars_are_the_medians_of_the_last_evaluations(runs):
     assert [ax.get_title(loc="left") for ax in fig.axes] == ["GPT", "Mamba"]
 
     longer = next(run for run in plot.find_runs([runs]) if run["s"]["objective"] == "next" and run["s"]["model"] == "gpt")
-    longer["s"]["steps"] *= 2
-    longer["log"][-1]["accuracy"] = 0.7
+    longer["log"][-1] |= {"accuracy": 0.7, "graphs": 10**6}
     assert 0.7 in [bar.get_height() for bar in plot.bars([*every, longer]).axes[0].patches]  # alone, not 0.48 beside it
+    begun = longer | {"s": longer["s"] | {"steps": 10**6}, "log": longer["log"][:1]}  # a long run, at its first step
+    assert [bar.get_height() for bar in plot.bars([*every, begun]).axes[0].patches] == heights[0]
 
 
 def test_a_few_longer_runs_do_not_stretch_the_pictures(runs, capsys):
@@ -331,6 +332,16 @@ def test_other_training_is_kept_out_of_the_four_objectives(tmp_path, capsys):
         assert f"{tmp_path}/runs/{name} is left out, being none of the four objectives" in said
     names = sorted(path.name for path in (tmp_path / "out").iterdir())
     assert names == ["path_star.png", "path_star.svg"]
+    assert "no run is left" in said
+
+
+def test_runs_of_one_variation_alone_are_drawn_and_named(tmp_path, capsys):
+    make_run(tmp_path / "a", n_train=200), make_run(tmp_path / "b", n_train=200, seed=2)
+    assert set(plot.draw(plot.find_runs([tmp_path]), None)) > {"exact_match_time", "positions", "bars"}
+    said = capsys.readouterr().err
+    assert "all runs have --n_train 200, which the pictures do not say" in said and "left out" not in said
+    (idea,) = plot.find_runs([make_run(tmp_path / "idea", idea="hybrid")])
+    assert list(plot.draw([idea], None)) == ["path_star"]
 
 
 def test_what_is_mixed_and_which_graph_is_shown_are_said(tmp_path, capsys):
@@ -364,7 +375,10 @@ def test_each_graphs_bars_have_its_own_chance_line(runs):
 ])
 def test_variations_are_not_mixed_into_the_other_runs(tmp_path, varied):
     make_run(tmp_path / "a", optimizer="muon"), make_run(tmp_path / "b", **varied)
-    assert [plot.is_variation(run) for run in plot.find_runs([tmp_path])] == [False, True]
+    usual, other = plot.find_runs([tmp_path])
+    flags = " ".join(f"--{name}" if value is True else f"--{name} {value}" for name, value in varied.items())
+    assert (plot.variation_of(usual), plot.variation_of(other)) == ("", flags)
+    assert plot.variation_of(other, but=varied) == ("--reverse" if "reverse" in varied else "")
 
 
 # ------------------------------------------------------------------------------------------------

@@ -102,6 +102,7 @@ def test_runs_that_differ_in_more_than_the_seed_have_rows_of_their_own():
 def test_ideas_stand_beside_the_objectives_that_saw_the_same_graphs():
     def made(seed, accuracies, speed, graph=(2, 5, 20), **changes):
         log = [dict(step=50 * i, accuracy=a, difficult=a, tokens_per_second=speed) for i, a in enumerate(accuracies)]
+        log = [r | dict(graphs=r["step"] * 128) for r in log]
         s = DEFAULTS | dict(n_future=1, device="cpu", seed=seed, idea="train") | changes
         return dict(s=s, graph=graph, log=log, folder="x")
 
@@ -112,12 +113,15 @@ def test_ideas_stand_beside_the_objectives_that_saw_the_same_graphs():
     runs += [made(11, [0, 1], 9, idea="masked", device="cuda")]
     runs += [made(11, [0, 1, 1], 100, graph=(3, 5, 20)), made(11, [0, 1, 1], 100, no_canon=True)]
     runs += [made(11, [0, 1, 1], 100, steps=2000), made(11, [0, 1, 1], 100, batch_size=512)]
+    runs += [made(11, [0, 0.3], 8, (5, 5, 25)), made(11, [0, 0.7], 2, (5, 5, 25), idea="hybrid")]
     assert table.idea_table(runs).splitlines()[2:] == [
-        "| next | 8 x 64 | 2 | 50.0%, 40.0% | 50.0%, 40.0% |  |  | 1.0 |",
-        "| hybrid | 8 x 64 | 2 | 100.0%, 98.0% | 100.0%, 98.0% |  | 75 | 2.0 |",
-        "| masked | 8 x 64 | 1 | 100.0% | 100.0% |  | 50 |  |",
-        "| next | 8 x 96, causal | 1 | 60.0% | 60.0% |  |  | 1.0 |",
-        "| hybrid | 8 x 96, causal | 1 | 100.0% | 100.0% |  | 50 | 2.0 |",
+        "| next | G(2,5) | 8 x 64 | 2 | 50.0%, 40.0% | 50.0%, 40.0% |  |  | 1.0 |",
+        "| hybrid | G(2,5) | 8 x 64 | 2 | 100.0%, 98.0% | 100.0%, 98.0% |  | 75 | 2.0 |",
+        "| masked | G(2,5) | 8 x 64 | 1 | 100.0% | 100.0% |  | 50 |  |",
+        "| next | G(2,5) | 8 x 96, causal | 1 | 60.0% | 60.0% |  |  | 1.0 |",
+        "| hybrid | G(2,5) | 8 x 96, causal | 1 | 100.0% | 100.0% |  | 50 | 2.0 |",
+        "| next | G(5,5) | 8 x 64 | 1 | 30.0% | 30.0% |  |  | 1.0 |",
+        "| hybrid | G(5,5) | 8 x 64 | 1 | 70.0% | 70.0% |  |  | 4.0 |",
     ]
     assert "hybrid" not in table.table([run | {"log": [run["log"][-1] | dict(
         graphs=1, seconds=60, forced_accuracy=[1.0] * 5)]} for run in runs])
