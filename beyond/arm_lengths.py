@@ -14,8 +14,9 @@ another, with n drawn anew for each step, and one of the two new ends is the goa
 The cheat is as good as before, and nothing is hidden. But on a short arm the goal is one or two
 lookups away from the difficult token, so that there is a first lookup to learn, and then a second.
 The labels and the number of edges stay the same, and so do the test graphs, whose arms are all of
-one length. (The idea is the paper's; which lengths are drawn, and how, is our own choice.) Paths
-have 2 to 2 l - 2 tokens; a step costs, on average, what it costs in train.py.
+one length. (The idea is the paper's; which lengths are drawn, how, and that they differ within a
+graph, is our own choice.) Paths have 2 to 2 l - 2 tokens; a step costs, on average, what it costs
+in train.py.
 """
 
 import sys

@@ -9,11 +9,12 @@ after the prefix and the one before the suffix. For the path s a b g, three of i
     backward reads  nothing           g                   g b
     targets         s and g           s and b             a and a
 
-The state of `=` must hold enough of the graph to name b when it is told g, and a when it is told
-b: a belief state, which holds the way back from the goal. Here prefixes end in the path or
-at `=`, and suffixes are of the path; an MLP on both states has two heads, and the loss is the mean
-of both cross-entropies over all pairs. Decoding is next-token, with the state of an empty suffix.
-The cost: a second network of the same size, on few tokens.
+The state of `=` must hold enough of the graph to name b when it is told g, and a when it is told b:
+a belief state, which holds the way back from the goal. Prefixes end in the path or at `=`, and
+suffixes are of the path; an MLP on both states has two heads, and the loss is the mean of both
+cross-entropies over all pairs. (The authors' encoders share the token embedding; these do not.)
+Decoding is next-token, with the state of an empty suffix. The cost: a second network of the same
+size, on few tokens.
 """
 
 import sys

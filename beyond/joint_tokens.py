@@ -12,9 +12,10 @@ only the start:
 
 The module cannot look up in the prefix which edge leads on from a, so h must already hold what
 follows: a signal about the arms that next-token prediction does not give. Here the module is the
-GPT's output head 2, one block, on sequences of its own, and it predicts to the end of the path. The
-loss is next-token's cross-entropy plus the mean of the module's, with weight 1; the module is
-dropped at decoding. The cost: one block, on l - 1 sequences of l tokens a graph.
+GPT's output head 2, one block, on sequences of its own, with h as a token before those revealed (in
+the paper, h is added to each of them), and it predicts to the end of the path. The loss is
+next-token's cross-entropy plus the mean of the module's, with weight 1; the module is dropped at
+decoding. The cost: one block, on l - 1 sequences of l tokens a graph.
 """
 
 import sys

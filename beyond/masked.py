@@ -2,17 +2,18 @@
 
     python beyond/masked.py [train.py's flags]
 
-MLM-U (Kitouni et al. 2024, arXiv 2406.05183, section 3) draws for each graph how much of its answer
-is hidden, uniformly from 0 to 1, and predicts what is hidden from what is shown before *and after*
-it. A GPT, which writes causally, can do so when the answer, with its holes, is a part of what it
-reads:
+MLM-U (Kitouni et al. 2024, arXiv 2406.05183, sections 2.2 and 4) draws for each graph how much of
+its answer is hidden, uniformly from 0 to 1, and predicts what is hidden from what is shown before
+*and after* it. A GPT, which writes causally, can do so when the answer, with its holes, is a part
+of what it reads:
 
     inputs   … s g =  s  $  $  g   $  $  $  $     each output sees the whole of the path that is
     targets                         .  a  b  .    shown; only what is hidden is trained on (dots:
                                                   no target)
 
 With all of it hidden this is teacherless training, on longer inputs. It is decoded at once, from a
-path of holes. The cost: 2 l tokens in place of l - 1.
+path of holes; the authors write it token by token. They also divide each graph's loss by the number
+of its hidden tokens; here every hidden token counts the same. The cost: 2 l tokens, not l - 1.
 """
 
 import sys

@@ -12,8 +12,9 @@ random tokens and of all the tokens that follow. For a path, each of them hides 
 
 A hidden token cannot be followed to the next one, so the signal about the plan comes back, while
 the path is still decoded token by token, as in the first turn. Hiding random tokens alone is one of
-the remedies of Frydenlund 2025 (arXiv 2503.10542). (TokenUnify is about images: this is its mixture
-of objectives, not its network.) A step costs what it costs in train.py.
+the remedies of Frydenlund 2025 (arXiv 2503.10542). (TokenUnify is about images. This is its mixture
+of objectives in short, not its network: there, a random token is predicted from both sides, and the
+objectives' weights change as training goes on.) A step costs what it costs in train.py.
 """
 
 import sys

@@ -10,10 +10,13 @@ must already hold the arm.
     h_t, x_{t+1}  ->  h_{t+1},  x_{t+2}  ->  h_{t+2}  …      the predicted states are rolled out
 
 A network p of three layers predicts the change: ĥ = h + p(norm([h, embedding of x])), where h is
-what the unembedding reads. Roll-outs have l - 2 steps, as reported for path-star graphs. The loss
-adds, for each step rolled out, smooth L1 between ĥ and the true state, which gets no gradient, and
-the KL divergence between the next-token distributions that both give, through a head that gets
-none. Each has weight 1, and p is dropped at decoding. It costs little: p runs on the path alone.
+the last block's output, normed but not yet scaled by the last norm's gain, so that it is of size 1.
+Roll-outs have l - 2 steps, as reported for path-star graphs. The loss adds, as the mean over the
+steps, smooth L1 between ĥ and the true state, which gets no gradient, and the KL divergence between
+the next-token distributions that both give, through a head that gets none. (The head is the
+embedding here, and as the embedding of x it does get one.) Each has weight 1, and p is dropped at
+decoding. In the paper the smooth L1 also runs over the prefix; here the prefix's states see each
+other both ways, and none leads to the next. It costs little: p runs on the path alone.
 """
 
 import sys
@@ -27,7 +30,6 @@ import torch.nn.functional as F  # noqa: E402
 
 import data  # noqa: E402
 import train  # noqa: E402
-from beyond.belief_state import states  # noqa: E402
 from evaluate import evaluate  # noqa: E402, F401
 from plumbing import flags  # noqa: E402
 
@@ -37,14 +39,13 @@ class Predictor(nn.Module):
 
     def __init__(self, n_embd):
         super().__init__()
-        wide = 2 * n_embd
-        self.norm = nn.LayerNorm(wide)
+        self.norm = nn.LayerNorm(2 * n_embd)
         self.mlp = nn.Sequential(
-            nn.Linear(wide, wide),
+            nn.Linear(2 * n_embd, n_embd),
             nn.GELU(),
-            nn.Linear(wide, wide),
+            nn.Linear(n_embd, n_embd),
             nn.GELU(),
-            nn.Linear(wide, n_embd),
+            nn.Linear(n_embd, n_embd),
         )
 
     def forward(self, h, x):
@@ -61,22 +62,23 @@ def make_model(s):
 
 
 def losses(model, inputs, path):
-    """Next-token's cross-entropy, and the means of smooth L1 and KL over the states rolled out."""
-    l = path.shape[1]
-    h = states(model, inputs, l)  # (B, l, C), before each token of the path
-    next_token = F.cross_entropy(model.lm_head(h).flatten(0, 1), path.flatten())
+    """Next-token's cross-entropy, and the means of smooth L1 and KL over the steps rolled out."""
+    l, C = path.shape[1], model.config.n_embd
+    last = model.h[-1](model.trunk(inputs), l)  # (B, l, C), before each token of the path
+    next_token = F.cross_entropy(model.lm_head(model.ln_f(last)).flatten(0, 1), path.flatten())
 
-    frozen = lambda h: F.linear(h, model.lm_head.weight.detach())
+    h = F.layer_norm(last, (C,))
+    gain, bias, head = (p.detach() for p in (*model.ln_f.parameters(), model.lm_head.weight))
+    log_p = lambda h: F.linear(h * gain + bias, head).flatten(0, 1).log_softmax(dim=1)
     true, x = h.detach(), model.wte(path)  # x[:, t] is the token that leads from state t to t + 1
-    guess, l1, kl, count = h, 0.0, 0.0, 0
+    guess, l1, kl = h, 0.0, 0.0
     for ahead in range(1, l - 1):  # l - 2 steps; every state that is left starts a roll-out
         guess = model.predictor(guess[:, : l - ahead], x[:, ahead - 1 : l - 1])
         goal = true[:, ahead:]
-        l1 = l1 + F.smooth_l1_loss(guess, goal, reduction="sum") / guess.shape[2]
-        p, q = frozen(goal).log_softmax(dim=2), frozen(guess).log_softmax(dim=2)
-        kl = kl + F.kl_div(q, p, log_target=True, reduction="sum")
-        count += guess.shape[0] * guess.shape[1]
-    return next_token, l1 / max(1, count), kl / max(1, count)
+        l1 = l1 + F.smooth_l1_loss(guess, goal) / (l - 2)
+        gap = F.kl_div(log_p(guess), log_p(goal), log_target=True, reduction="batchmean")
+        kl = kl + gap / (l - 2)
+    return next_token, l1, kl
 
 
 def learn(model, prefix, path, s, step):

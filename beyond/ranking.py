@@ -16,7 +16,11 @@ nothing reveals. Each pair in which the first must outrank the second costs
     log(1 + exp(score of the second - score of the first))      (RankNet, Burges et al. 2005),
 
 and the loss is the mean over the pairs. It takes the place of the cross-entropy. This follows the
-paper's description, not its code. It adds no module, and next to no time.
+paper's idea, not its code: that pairs have this smooth cost, and that the lower group is the whole
+rest of the vocabulary, is our choice. It adds no module, and next to no time.
+
+Until the arm is known, the best ranking at the place that sees only s puts the goal and the second
+nodes almost level with the first ones, so that a noisy one names no child of s: worse than chance.
 """
 
 import sys

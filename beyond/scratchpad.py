@@ -8,8 +8,9 @@ guess. The chain of lookups from the goal becomes a chain of tokens:
     inputs   … s g =  g  b  a  s  s  a  b      each token back is the only parent of the last one,
     targets         g  b  a  s  s  a  b  g     and then the path can be copied, turned round
 
-This is what a distilled chain of thought gives (and what reverse shows to be easy). It costs twice
-the tokens of the path, in training and at decoding.
+This is what a distilled chain of thought gives (and what reverse shows to be easy). Scratchpads are
+of Nye et al. 2021 (arXiv 2112.00114). It costs twice the tokens of the path, in training and at
+decoding. What is measured with the true path revealed has the whole scratchpad in view.
 """
 
 import sys

@@ -13,10 +13,10 @@ does both, told apart by a hole, `$`. For the path s a b g, with a as the token 
 
 The loss is the mean of next-token's cross-entropies plus that of one hole, at a place that is drawn
 for each step. Decoding writes a draft token by token, then names each token but the last again,
-from the right to the left, so that a token is refined with its refined successor. (The authors have
-two networks, and let the second reweight the likeliest candidates of the first.) So the way back
-from the goal is there, one lookup a token, if the draft ends in the goal and not at a wrong arm's
-end. The cost: one more pass a step, and l - 1 at decoding.
+from the right to the left, so that a token is refined with its refined successor; that pass is
+ours. (The author has two networks, and the second reweights the likeliest candidates of the first
+as it writes.) So the way back from the goal is there, one lookup a token, if the draft ends in the
+goal and not at a wrong arm's end. The cost: one more pass a step, and l - 1 at decoding.
 """
 
 import sys

@@ -13,11 +13,11 @@ their states must predict them, before any token of the path is revealed:
 The autoencoder's encoder is the model itself, without gradient, reading the path alone (both ways:
 it stands where the prefix does); learned queries look into its states by one cross-attention, and a
 linear map makes the latents. A small decoder, a GPT of two layers, must write the path again from
-them. (They stand before the path as its inputs; in the authors' code they are keys and values in
-each of the decoder's layers.) The loss is next-token's cross-entropy, plus the decoder's, plus
-smooth L1 between what the planning tokens say and the latents, which get no gradient from it; each
-has weight 1. The autoencoder is dropped at decoding. The cost: four tokens more, one more pass over
-the path alone, and the decoder.
+them. (They stand before the path as its inputs. In the authors' code they are keys and values in
+each of the decoder's six layers, the encoder is causal, and the planning tokens are different.) The
+loss is next-token's cross-entropy, plus the decoder's, plus smooth L1 between what the planning
+tokens say and the latents, which get no gradient from it; each has weight 1. The autoencoder is
+dropped at decoding. The cost: four tokens more, one more pass over the path alone, and the decoder.
 """
 
 import sys

@@ -9,6 +9,7 @@ import sys
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 import data
 import test_evaluate
@@ -85,19 +86,24 @@ def test_next_latent_predicts_every_later_state_from_each():
     prefix, path = graphs()
     inputs, _ = data.layout("next", prefix, path, N)
     with torch.no_grad():
-        h, e = model.ln_f(model.h[-1](model.trunk(inputs), L)), model.wte(path)
-        l1, kl = [], []
+        last, e = model.h[-1](model.trunk(inputs), L), model.wte(path)
+        h = (last - last.mean(dim=2, keepdim=True)) / (last.var(dim=2, keepdim=True, correction=0) + 1e-5).sqrt()
+        logits = lambda state: ((state * model.ln_f.weight + model.ln_f.bias) @ model.wte.weight.T).tolist()
+        torch.testing.assert_close(logits(h[0, 0]), model(inputs, num_outputs=L)[0, 0].tolist())
+        l1, kl = [[] for _ in range(L - 2)], [[] for _ in range(L - 2)]  # a list for each step of the roll-outs
         for b in range(len(path)):
             for first in range(L):
                 state = h[b : b + 1, first : first + 1]
-                for t in range(first, min(first + L - 2, L - 1)):
+                for step, t in enumerate(range(first, min(first + L - 2, L - 1))):
                     state = model.predictor(state, e[b : b + 1, t : t + 1])
                     gap = (state[0, 0] - h[b, t + 1]).abs()
-                    l1.append(torch.where(gap < 1, gap**2 / 2, gap - 0.5).mean().item())
-                    p, q = (softmax(model.lm_head(x).flatten().tolist()) for x in (h[b, t + 1], state[0, 0]))
-                    kl.append(sum(a * math.log(a / c) for a, c in zip(p, q)))
-    _, got_l1, got_kl = next_latent.losses(model, inputs, path)
-    assert got_l1.item() == pytest.approx(sum(l1) / len(l1)) and got_kl.item() == pytest.approx(sum(kl) / len(kl))
+                    l1[step].append(torch.where(gap < 1, gap**2 / 2, gap - 0.5).mean().item())
+                    p, q = (softmax(logits(x)) for x in (h[b, t + 1], state[0, 0]))
+                    kl[step].append(sum(a * math.log(a / c) for a, c in zip(p, q)))
+    next_token, *got = next_latent.losses(model, inputs, path)
+    for part, steps in zip(got, (l1, kl), strict=True):
+        assert part.item() == pytest.approx(sum(sum(step) / len(step) for step in steps) / (L - 2))
+    assert next_token.item() == pytest.approx(F.cross_entropy(model(inputs, num_outputs=L).flatten(0, 1), path.flatten()).item())
 
 
 def test_next_latent_moves_neither_the_true_state_nor_the_frozen_head():
@@ -114,7 +120,7 @@ def test_next_latent_moves_neither_the_true_state_nor_the_frozen_head():
         assert grads["predictor.mlp.0.weight"].abs().max() > 0 and grads["h.0.attn.c_attn.weight"].abs().max() > 0
     # A true state gets no gradient: the last one is a goal only, so it moves next_token's loss alone.
     seen = {}
-    hook = model.ln_f.register_forward_hook(lambda module, given, out: out.retain_grad() or seen.update(h=out))
+    hook = model.h[-1].register_forward_hook(lambda module, given, out: out.retain_grad() or seen.update(h=out))
     _, l1, kl = next_latent.losses(model, inputs, path)
     hook.remove()
     (l1 + kl).backward()
