@@ -103,7 +103,7 @@ def variation_of(run, but=()):
 def setting_of(run):
     """What an idea of beyond/ must share with an objective to stand beside it: a tuple."""
     names = "model", "causal", "n_layer", "n_embd", "steps", "batch_size"
-    return run["graph"], *(run["s"][name] for name in names)
+    return run["graph"], *(run["s"].get(name) for name in names)
 
 
 def split(runs, key):

@@ -13,6 +13,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the lab
 import plot  # noqa: E402
 
 
+def name_of(setting):
+    """A setting, as from plot.setting_of, in words, such as "G(2,5), 8 layers, 400 steps"."""
+    (deg, path_len, _), _, causal, n_layer, _, steps, _ = setting
+    return f"G({deg},{path_len}), {n_layer} layers{', causal' * bool(causal)}, {steps} steps"
+
+
 def ideas(runs):
     """A figure with a panel for each idea; behind each, next-token prediction on the same graphs.
 
@@ -27,24 +33,23 @@ def ideas(runs):
         raise ValueError("there is no run of an idea; train one, such as beyond/token_order.py")
     usual = [run for run in runs if run["s"]["objective"] == "next" and
              not plot.variation_of(run, but=["causal"])]
-    several = len({setting for _, setting in groups}) > 1
+    settings = {setting for _, setting in groups}
     rows = math.ceil(len(groups) / 3)
     fig, axes = plot.new_figure(
         "Which ideas give the first step a signal?",
         "Exact match against graphs seen (thousands). Thin: single seeds; thick: their median.\n"
-        "Orange: next-token prediction. Dotted: chance.",
+        "Orange: next-token prediction. Dotted: chance."
+        + (f" All: {name_of(*settings)}." if len(settings) == 1 else ""),
         rows, 3, panel=2.6)
     plot.plt.setp(axes.flat, visible=False)
     seen, right = (lambda r: r["graphs"] / 1000), (lambda r: r["accuracy"])
     for ax, ((idea, setting), group) in zip(axes.flat, sorted(groups.items())):
-        (deg, path_len, _), s = group[0]["graph"], group[0]["s"]
-        where = f", G({deg},{path_len}), {s['n_layer']} layers, {s['steps']} steps" * several
-        ax.set(visible=True, title=idea + where)
+        ax.set(visible=True, title=idea if len(settings) == 1 else f"{idea}, {name_of(setting)}")
         beside = [run for run in usual if plot.setting_of(run) == setting]
         if beside:
             plot.draw_seeds(ax, beside, seen, right, **plot.LINE["next"])
         plot.draw_seeds(ax, group, seen, right, color=plot.COLOR["teacherless"], ls=(0, (5, 1.5)))
-        ax.axhline(1 / deg, **plot.DOTTED)
+        ax.axhline(1 / group[0]["graph"][0], **plot.DOTTED)
     return fig
 
 
