@@ -34,6 +34,14 @@ def made_model(answer, objective, s):
     return Made()
 
 
+def test_a_path_written_backwards_is_judged_from_its_start(capsys, monkeypatch):
+    s = settings(objective="reverse", reverse=True)
+    prefix, path = data.sample_graphs(3, 2, 4, 12, torch.Generator().manual_seed(1))
+    monkeypatch.setattr(ask, "ask", lambda *_: (path.flip(1), torch.ones(3, 4)))
+    ask.show(None, prefix, path, s)
+    assert capsys.readouterr().out.count("   right\n") == 3
+
+
 @pytest.mark.parametrize("objective", ["next", "reverse", "teacherless", "multi"])
 def test_it_shows_what_is_written_and_the_probability_of_each_token(objective):
     s = settings(objective=objective, reverse=objective == "reverse")

@@ -17,7 +17,8 @@ import train
 from beyond import (arm_lengths, belief_state, diffusion, future_states, hybrid, joint_tokens, masked, mixture, next_latent, ranking, scratchpad,
                     second_last, semformer, token_order)
 from evaluate import evaluate
-from helpers import HOME, TINY, lines, refusal, settings
+from helpers import HOME, TINY, assert_same_run, lines, refusal, settings
+from plumbing import run_folder
 
 IDEAS = [belief_state, hybrid, token_order, next_latent, joint_tokens, semformer, scratchpad, masked, diffusion,
          second_last, ranking, mixture, future_states, arm_lengths]
@@ -448,3 +449,47 @@ def test_muon_has_the_matrices_of_blocks_alone(idea):
     learned = {id(p) for group in muon.param_groups for p in group["params"]}
     blocks = [m for m in model.modules() if type(m).__name__ == "Block"]
     assert learned == {id(p) for block in blocks for p in block.parameters() if p.ndim == 2}
+
+
+@pytest.mark.parametrize("idea", IDEAS, ids=lambda idea: idea.__name__.rpartition(".")[2])
+def test_an_idea_that_is_resumed_is_the_unbroken_run(tmp_path, monkeypatch, idea):
+    words = [*TINY, "--steps", "4", "--eval_every", "2", "--out_dir"]
+    train.main([*words, str(tmp_path / "whole")], idea=idea)
+    real, saves = run_folder.save_checkpoint, []
+
+    def save_and_die(*given):
+        real(*given)
+        saves.append(1)
+        if len(saves) == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run_folder, "save_checkpoint", save_and_die)
+        with pytest.raises(SystemExit):
+            train.main([*words, str(tmp_path / "part")], idea=idea)
+    train.main(["--resume", str(tmp_path / "part")], idea=idea)
+    assert_same_run(tmp_path / "whole", tmp_path / "part")
+
+
+def test_the_scratchpads_numbers_are_those_of_the_path_behind_it():
+    s = settings(deg=2, path_len=4, num_nodes=12)
+    prefix, path = data.sample_graphs(20, 2, 4, 12, torch.Generator().manual_seed(1))
+    says = torch.cat([path.flip(1), path], dim=1)
+    says[:5, 1] = 12  # five scratchpads are wrong, and eight first steps
+    says[3:11, 5] = 12
+    row_of = {tuple(p): row for p, row in zip(prefix.tolist(), says)}
+
+    class Made:
+        def new_cache(self, *_):
+            return [torch.empty(20, 0, dtype=torch.int64)]
+
+        def __call__(self, tokens, num_outputs, cache=None):
+            if cache is not None:
+                tokens = cache[0] = torch.cat([cache[0], tokens], dim=1)
+            P = prefix.shape[1]
+            rows = torch.stack([row_of[tuple(t[:P])] for t in tokens.tolist()])
+            return F.one_hot(rows[:, : tokens.shape[1] - P + 1][:, -num_outputs:], 16).float()
+
+    measured = scratchpad.evaluate(Made(), prefix, path, s)
+    assert measured["scratchpad_accuracy"] == 0.75 and measured["accuracy"] == measured["difficult"] == 0.6
+    assert measured["position_accuracy"] == measured["forced_accuracy"] == [1, pytest.approx(0.6), 1, 1]

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import data
-from evaluate import decode, evaluate
+from evaluate import another_arm, decode, evaluate, on_a_wrong_arm
 from helpers import settings
 from model_gpt import GPT, GPTConfig
 from model_mamba import Mamba, MambaConfig
@@ -147,13 +147,50 @@ def test_a_path_that_is_wrong_in_its_start_alone_is_no_path():
     assert measured["no_path"] == 1 and measured["wrong_arm"] == 0
 
 
+def test_the_cheat_rate_asks_for_every_further_inner_node():
+    prefix, path = data.sample_graphs(50, DEG, 6, N, torch.Generator().manual_seed(0))
+    arms = data.trace_arms(prefix, DEG, N)
+    wrong = another_arm(arms, path)  # s w x y z e: the places 0 … 4 name w x y z e
+    for missed in range(5):
+        def name_next(revealed):
+            assert torch.equal(revealed, wrong[:, :-1])
+            named = wrong[:, 1:].clone()
+            named[:, missed] = N + data.PIPE
+            return named
+
+        hits = on_a_wrong_arm(name_next, arms, path)
+        assert hits["cheat_rate"].tolist() == [missed in (0, 4)] * 50, missed  # first step and end do not count
+        assert hits["writes_arm_end"].tolist() == [missed != 4] * 50
+
+
+@torch.no_grad()
 def random_model(kind, n_future=1, seed=0):
+    """A model whose outputs differ from place to place, as those of initial weights hardly do."""
     torch.manual_seed(seed)
     P = data.prefix_length(DEG, L)
     parts = dict(n_layer=2, n_embd=16, n_future=n_future, prefix_len=0 if "causal" in kind else P)
     if "gpt" in kind:
-        return GPT(GPTConfig(data.vocab_size(N), P + L - 1, n_head=2, **parts)).double()
-    return Mamba(MambaConfig(data.vocab_size(N), **parts)).double()
+        model = GPT(GPTConfig(data.vocab_size(N), P + L - 1, n_head=2, **parts)).double()
+    else:
+        model = Mamba(MambaConfig(data.vocab_size(N), **parts)).double()
+    for p in model.parameters():
+        p += 0.3 * torch.randn_like(p)
+    return model
+
+
+@pytest.mark.parametrize("kind", ["gpt", "causal gpt", "mamba", "causal mamba"])
+@torch.no_grad()
+def test_every_head_says_with_a_cache_what_it_says_without(kind):
+    model, (prefix, path) = random_model(kind, n_future=3), graphs(5)
+    sequence = torch.cat([prefix, path[:, :-1]], dim=1)
+    cache, parts = model.new_cache(5, sequence.shape[1]), [[] for _ in range(3)]
+    for piece in sequence.split([prefix.shape[1], 1, L - 2], dim=1):
+        trunk = model.trunk(piece, cache)
+        for k, part in enumerate(parts):
+            part.append(model.head(trunk, k, piece.shape[1], cache))
+    for k, part in enumerate(parts):
+        whole = model.head(model.trunk(sequence), k, sequence.shape[1])
+        torch.testing.assert_close(torch.cat(part, dim=1), whole, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("kind", ["gpt", "causal gpt", "mamba", "causal mamba"])

@@ -149,6 +149,7 @@ def test_positions_weigh_little_at_first_but_where_attention_must_find_the_neigh
         assert model.wte.weight.std().item() == pytest.approx(token, rel=0.1)
         assert model.wpe.weight.std().item() == pytest.approx(position, rel=0.1)
         assert model.h[0].mlp.c_proj.weight.std().item() == pytest.approx(256**-0.5, rel=0.1)
+        assert (model.ln_f.weight == (64**-0.5 if canon else 1)).all()
 
 
 def test_logits_start_at_size_one_and_keys_as_half_a_copy_of_the_queries_both_of_half_the_size():

@@ -7,8 +7,9 @@ import sys
 
 import pytest
 
+import data
 import train
-from helpers import DEFAULTS, HOME
+from helpers import DEFAULTS, HOME, lines
 from plumbing.command_line import parse
 from plumbing.flags import settle
 
@@ -22,6 +23,7 @@ import table  # noqa: E402
         ("README.md", "results/table.py", 2),
         ("results/README.md", "results/table.py", 0),
         ("results/README.md", "results/table.py, bench", 1),
+        ("beyond/README.md", "results/table.py, ideas", 3),
         ("results/README.md", "results/table.py, gpu", 4),
     ],
 )
@@ -30,6 +32,17 @@ def test_the_tables_are_made_from_the_logs(name, mark, which):
     text = (HOME / name).read_text(encoding="utf-8")
     shown = text.split(f"<!-- {mark} begins -->\n")[1].split(f"\n<!-- {mark} ends -->")[0]
     assert shown == made.stdout.rstrip("\n").split("\n\n")[which] and shown.count("\n") > 4
+
+
+def test_the_log_lines_that_the_readme_shows_are_those_of_seed_101():
+    text = (HOME / "README.md").read_text(encoding="utf-8")
+    form = r"step +(\d+)/400 +loss ([\d.]+) +exact match +([\d.]+%) +difficult token +([\d.]+%)"
+    made = set()
+    for objective in data.OBJECTIVES:
+        for r in lines(HOME / "results" / f"{objective}_gpt_2_5_seed_101")[1:]:
+            made.add((str(r["step"]), f"{r['loss']:.3f}", f"{r['accuracy']:.1%}", f"{r['difficult']:.1%}"))
+    shown = re.findall(form, text)
+    assert len(shown) > 8 and set(shown) <= made
 
 
 def test_what_a_gpu_showed_becomes_rows(tmp_path):

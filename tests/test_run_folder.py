@@ -115,6 +115,7 @@ def test_a_run_killed_at_random_moments_can_always_be_resumed(tmp_path):
     command, kills = [sys.executable, HOME / "train.py"], 0
     process = subprocess.Popen([*command, *TINY, *common, "--out_dir", tmp_path / "broken"], stdout=subprocess.DEVNULL)
     while not (tmp_path / "broken" / "ckpt.pt").exists():
+        assert process.poll() is None
         time.sleep(0.01)
     for wait in torch.rand(20, generator=torch.Generator().manual_seed(0)).tolist():
         time.sleep(0.1 * wait)

@@ -10,13 +10,33 @@ import torch.nn.functional as F
 
 import data
 import train
-from helpers import DEFAULTS, assert_same_run, lines, refusal, run, settings, tiny_without, write_file
-from plumbing import graph_files, run_folder
+from helpers import DEFAULTS, assert_same_run, files_of, lines, refusal, run, settings, tiny_without, weights, write_file
+from plumbing import graph_files, processes, run_folder
 
 
 def test_another_seed_is_another_run(tmp_path):
     run("--steps", 2, "--out_dir", tmp_path / "a"), run("--steps", 2, "--seed", 2, "--out_dir", tmp_path / "b")
     assert lines(tmp_path / "a")[-1]["loss"] != lines(tmp_path / "b")[-1]["loss"]
+
+
+@pytest.mark.parametrize("model, name", [("gpt", "h.0.attn.c_attn.weight"), ("mamba", "layers.0.mixer.in_proj.weight")])
+def test_the_seed_decides_the_initial_weights(model, name):
+    first, again, other = (train.make_model(settings(model=model, seed=seed)).state_dict() for seed in (1, 1, 2))
+    assert all(torch.equal(first[key], again[key]) for key in first) and not torch.equal(first[name], other[name])
+
+
+@pytest.mark.parametrize("model", ["gpt", "mamba"])
+def test_no_mimetic_takes_the_mimetic_weights_out(model):
+    for off in (False, True):
+        network = train.make_model(settings(model=model, no_mimetic=off, n_layer=2))
+        if model == "mamba":
+            mixer = network.layers[0].mixer
+            one, other = mixer.x_proj.weight[mixer.dt_rank :].chunk(2)  # B and C
+            assert mixer.conv1d.weight.shape[2] == (4 if off else 2)
+        else:
+            one, other, _ = network.h[0].attn.c_attn.weight.chunk(3)  # queries and keys
+        alike = torch.cosine_similarity(one.flatten(), other.flatten(), 0).item()
+        assert abs(alike) < 0.1 if off else alike > 0.6
 
 
 def training_graphs(s):
@@ -38,7 +58,7 @@ def test_a_fixed_set_is_gone_through_once_an_epoch_in_ever_new_order():
         rows = [train.batch_of(step, s, graphs, forbidden)[0] for step in range(3 * epoch, 3 * epoch + 3)]
         epochs.append([tuple(row) for row in torch.cat(rows).tolist()])
     assert all(sorted(e) == sorted(map(tuple, graphs[0].tolist())) for e in epochs)
-    assert epochs[0] != epochs[1] != epochs[2]
+    assert len(set(map(tuple, epochs))) == 3
 
 
 @pytest.mark.parametrize("n_train", [0, 400])
@@ -50,6 +70,28 @@ def test_no_training_graph_is_a_test_graph(n_train):
     for step in range(50):
         seen |= edge_sets(train.batch_of(step, s, graphs, forbidden)[0])
     assert len(seen) > 15 and not seen & edge_sets(test[0])
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_a_run_trains_on_no_graph_that_any_of_its_processes_tests_on(tmp_path, monkeypatch, world):
+    small = "--n_layer 2 --n_embd 16 --path_len 3 --num_nodes 5 --n_test 20 --batch_size 8 --threads 1 --device cpu".split()
+    tested, trained, keys = set(), set(), lambda prefix: data.graph_keys(prefix, 5).tolist()
+    monkeypatch.setattr(train, "evaluate", lambda model, prefix, *_: tested.update(keys(prefix)) or dict(accuracy=0.0, difficult=0.0))
+    monkeypatch.setattr(train, "learn", lambda model, prefix, *_: trained.update(keys(prefix)) or 1.0)
+    for rank in range(world):
+        monkeypatch.setattr(processes, "this_process", lambda: (rank, world))
+        run("--steps", 40, "--eval_every", 40, "--out_dir", tmp_path / str(rank), tiny=small)  # there are 60 graphs
+    assert len(tested) > 12 and len(trained) > 25 and not tested & trained
+
+
+@pytest.mark.parametrize("objective, reverse, n_future", [("next", False, 1), ("reverse", True, 1), ("teacherless", False, 1),
+                                                          ("teacherless", True, 1), ("multi", False, 3), ("multi", True, 3)])
+def test_a_step_is_laid_out_as_the_settings_say(monkeypatch, objective, reverse, n_future):
+    monkeypatch.setattr(train, "add_gradients", lambda model, *laid_out: laid_out)
+    prefix, path = data.sample_graphs(6, 2, 4, 12, torch.Generator().manual_seed(0))
+    s = settings(objective=objective, reverse=reverse, n_future=n_future)
+    for got, expected in zip(train.learn(None, prefix, path, s, 0), data.layout(objective, prefix, path, 12, reverse, n_future), strict=True):
+        assert torch.equal(got, expected)
 
 
 @pytest.mark.parametrize("model", ["gpt", "mamba"])
@@ -86,6 +128,23 @@ def test_the_learning_rate_rises_stays_and_falls_to_nothing():
     assert shares[0] == pytest.approx(1 / 11) and shares[9] < 1 == shares[10] == shares[69] and shares[72] < 1
     assert 0 < shares[-1] < 0.05
     assert train.schedule(99, settings(steps=100, warmup=10, decay=0)) == 1  # a rate that stays
+
+
+def test_each_step_takes_its_share_of_the_learning_rate(tmp_path, monkeypatch):
+    shares, real = [], train.make_optimizers
+
+    def watched(model, s):
+        optimizers = real(model, s)
+        for optimizer in optimizers:
+            note = lambda o, *_: shares.extend(g["lr"] / g["full_lr"] for g in o.param_groups if g["params"])
+            optimizer.register_step_pre_hook(note)
+        return optimizers
+
+    monkeypatch.setattr(train, "make_optimizers", watched)
+    run("--steps", 6, "--warmup", 2, "--decay", 0.5, "--out_dir", tmp_path / "r")
+    groups = len(shares) // 6
+    expected = [share for share in (1 / 3, 2 / 3, 1, 1, 2 / 3, 1 / 3) for _ in range(groups)]
+    assert groups >= 3 and shares == pytest.approx(expected)
 
 
 def test_a_rate_that_never_reaches_its_height_is_said(tmp_path, capsys):
@@ -147,14 +206,20 @@ def test_memory_stays_flat_over_5000_steps(tmp_path):
 
 def test_a_loss_that_is_no_number_stops_the_run_and_saves_nothing(tmp_path, capsys, monkeypatch):
     run("--steps", 2, "--out_dir", tmp_path / "r")
-    before = (tmp_path / "r" / "ckpt.pt").read_bytes()
-    monkeypatch.setattr(train, "add_gradients", lambda *_: math.nan)
+    before = files_of(tmp_path / "r")
+
+    def spoil(model, *_):
+        for p in model.parameters():
+            p.grad = torch.full_like(p, math.nan)
+        return math.nan
+
+    monkeypatch.setattr(train, "add_gradients", spoil)
     with pytest.raises(SystemExit) as end:
         run("--resume", tmp_path / "r", "--steps", 5, tiny=[])
     message = capsys.readouterr().err
     assert end.value.code == 2 and f"the loss is nan at step 2, with --lr {DEFAULTS['lr']}" in message
     # What was on disk is the run's last good state: the same weights, at the same step.
-    assert (tmp_path / "r" / "ckpt.pt").exists() and len(before) > 0
+    assert files_of(tmp_path / "r") == before
     assert torch.load(tmp_path / "r" / "ckpt.pt", weights_only=True)["step"] == 2
 
 
@@ -177,17 +242,31 @@ def printed(out):
     return {name: [float(value.rstrip("%")) / 100 for value in values] for name, *values in rows}
 
 
-def test_a_checkpoint_is_evaluated_in_the_precision_it_was_trained_in(tmp_path, capsys):
+def test_a_checkpoint_is_evaluated_in_the_precision_it_was_trained_in(tmp_path, capsys, monkeypatch):
     flags = ["--dtype", "bfloat16", "--teacherless", "--lr", 0.02, "--steps", 30, "--n_test", 400]
     run(*flags, "--out_dir", tmp_path / "r", tiny=tiny_without("n_test"))
-    measured = {}
+    measured, lower, real = {}, [], train.evaluate
+    monkeypatch.setattr(train, "evaluate", lambda *given: lower.append(torch.is_autocast_enabled("cpu")) or real(*given))
     for dtype in ((), ("--dtype", "bfloat16"), ("--dtype", "float32")):
         capsys.readouterr()
         run("--resume", tmp_path / "r", "--eval_only", *dtype, tiny=[])
         measured[dtype] = printed(capsys.readouterr().out)
     logged = lines(tmp_path / "r")[-1]
     assert measured[()]["position_accuracy"] == pytest.approx(logged["position_accuracy"], abs=6e-5)
-    assert measured[()] == measured["--dtype", "bfloat16"] != measured["--dtype", "float32"]
+    assert measured[()] == measured["--dtype", "bfloat16"] and lower == [True, True, False]
+
+
+@pytest.mark.parametrize("model", ["gpt", "mamba"])
+def test_a_step_computes_in_bfloat16_and_the_weights_stay_in_float32(tmp_path, monkeypatch, model):
+    seen, real = [], train.learn
+    monkeypatch.setattr(train, "learn", lambda *given: seen.append(torch.is_autocast_enabled("cpu")) or real(*given))
+    common = ["--model", model, "--multi", "--n_future", 2, "--steps", 3, "--eval_every", 1]
+    for dtype in ("float32", "bfloat16"):
+        run(*common, "--dtype", dtype, "--out_dir", tmp_path / dtype)
+    assert seen == [False] * 3 + [True] * 3
+    assert {p.dtype for p in weights(tmp_path / "bfloat16").values()} == {torch.float32}
+    for exact, rounded in list(zip(lines(tmp_path / "float32"), lines(tmp_path / "bfloat16"), strict=True))[1:]:
+        assert exact["loss"] != rounded["loss"] == pytest.approx(exact["loss"], rel=0.03)
 
 
 def test_a_checkpoint_is_evaluated_on_other_graphs_and_its_folder_stays_as_it_is(tmp_path, capsys):
@@ -307,6 +386,9 @@ def test_muon_has_the_matrices_of_all_blocks_and_adamw_the_rest(model):
     assert sorted([*rest, *pieces]) == sorted(names.values())
     assert all(group["lr"] == 0.003 for group in adamw.param_groups)
     assert all(group["lr"] == pytest.approx(0.03) for group in muon.param_groups)  # ten times that
+    # With others, no committed log could be made again.
+    assert {group["betas"] for group in adamw.param_groups} == {(0.9, 0.95)}
+    assert {group["momentum"] for group in muon.param_groups} == {0.95}
     s.optimizer = "adamw"
     (alone,) = train.make_optimizers(network, s)
     assert {names[p]: group["weight_decay"] for group in alone.param_groups for p in group["params"]} == {
