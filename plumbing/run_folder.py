@@ -39,8 +39,8 @@ class Run:
         self.record = None  # the last line of the log
         self.last_step = None  # when the last step ended
         self.last_evaluation = None  # when the last evaluation ended, and after which step
-        full = range(s.warmup, 1 + min(s.steps - 1, int(s.steps - s.decay * s.steps + 1e-9)))
-        if folder and not full:  # no step has the full learning rate, by train.py's schedule
+        falls_after = min(s.steps - 1, s.steps - s.decay * s.steps + 1e-9)  # see train.schedule
+        if folder and s.warmup > falls_after:
             print(f"--warmup {s.warmup} is long for --steps {s.steps}: the learning rate does not"
                   " reach --lr")
 
