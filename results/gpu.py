@@ -84,7 +84,7 @@ def check_tests(path):
     """The tests that concern a GPU, run on it."""
     command = [sys.executable, "-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider"]
     command += ["tests/test_scan_triton.py", "-k", "refused or told" if QUICK else "gpu"]
-    done = subprocess.run(command, cwd=HOME, capture_output=True, text=True, timeout=240)
+    done = subprocess.run(command, cwd=HOME, capture_output=True, text=True, timeout=120)
     keep(path, "tests", passed=done.returncode == 0, said=done.stdout.strip().splitlines()[-1])
     if done.returncode:
         print(done.stdout[-5000:])

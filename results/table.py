@@ -145,8 +145,8 @@ def idea_table(runs):
         measured = [r["tokens_per_second"] or 0 for run in group for r in run["log"][1:]
                     if run["s"]["device"] == "cpu"]  # as in row
         speed[kind] = median(measured) if measured else None
-    columns = ["trained by", "graph", "network", "seeds", "exact match", "difficult token", "cheat rate"]
-    columns += ["99 % at step", "time a step"]
+    columns = ["trained by", "graph", "network", "seeds", "exact match", "difficult token"]
+    columns += ["cheat rate", "99 % at step", "time a step"]
     rows = [columns, ["---"] * len(columns)]
     for (graph, network, name), group in kinds.items():
         mine, next_token = speed[graph, network, name], speed.get((graph, network, "next"))
@@ -157,7 +157,8 @@ def idea_table(runs):
                    for run in group]
         found = [step for step in reached if step is not None]
         rows.append([
-            name, "G({},{})".format(*graph), network, len(group), *(share_of(values) if values else "" for values in shares),
+            name, "G({},{})".format(*graph), network, len(group),
+            *(share_of(values) if values else "" for values in shares),
             f"{median(found):.0f}" if len(found) == len(reached) else "",
             f"{next_token / mine:.1f}" if next_token and mine else "",
         ])
