@@ -18,6 +18,7 @@ import json
 import math
 import os
 import sys
+from collections import Counter
 from pathlib import Path
 from statistics import median, median_high, mode
 
@@ -335,11 +336,12 @@ def draw(runs, graph):
         say(f"all pictures but bars show {same[0]['graph_name']}, {len(same)} of {len(runs)} runs")
     groups = [s for m in split(same, "model").values() for s in split(m, "objective").values()]
     for seeds in groups:
-        steps = mode(run["s"]["steps"] for run in seeds)
-        others = [run for run in seeds if run["s"]["steps"] != steps]
-        if 0 < len(others) < len(seeds) / 2:  # a few long runs would stretch every picture
-            say(f"all pictures but bars leave out {len(others)} that had not {steps} steps")
-            seeds[:] = [run for run in seeds if run not in others]
+        length = lambda run: (run["s"]["steps"], run["s"]["batch_size"])
+        (commonest, count), *others = Counter(map(length, seeds)).most_common(2)
+        if others and count > others[0][1]:  # longer runs would stretch every picture
+            usual = "{:,} steps of {:,} graphs".format(*commonest)
+            say(f"all pictures but bars leave out {len(seeds) - count} that had not {usual}")
+            seeds[:] = [run for run in seeds if length(run) == commonest]
         differ = [n for n in SIZES if len({str(run["s"].get(n)) for run in seeds}) > 1]
         if differ:
             say(f"{seeds[0]['folder']} and its other seeds differ in {', '.join(differ)}")

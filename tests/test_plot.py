@@ -271,7 +271,10 @@ def test_a_few_longer_runs_do_not_stretch_the_pictures(runs, capsys):
         plot.plt.close("all")
         return end
 
-    assert width(few) == width(few[:2]) and "leave out 1 that had not 400 steps" in capsys.readouterr().err
+    assert width(few) == width(few[:2]) and "leave out 1 that had not 400 steps of 8 graphs" in capsys.readouterr().err
+    larger = made(4, 400)
+    larger["s"] |= {"batch_size": 512}
+    assert width([*few, larger]) == width(few[:2]) and "leave out 2 that had not" in capsys.readouterr().err
     assert width(few[1:]) == width(few[2:]) == 5 * width(few[:1])  # of two, neither is the odd one
 
 
