@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import train
-from plumbing import command_line
+from plumbing import command_line, run_folder
 from plumbing.graph_files import write_graphs
 
 HOME = Path(train.__file__).parent
@@ -66,6 +66,22 @@ def weights(folder):
 def files_of(folder):
     """The bytes of every file in a folder, by name."""
     return {path.name: path.read_bytes() for path in Path(folder).iterdir()}
+
+
+def break_at_second_save(monkeypatch, start):
+    """Call `start`, which trains; break it off, as by a kill, when it has saved its second checkpoint."""
+    real, saves = run_folder.save_checkpoint, []
+
+    def save_and_die(*given):
+        real(*given)
+        saves.append(1)
+        if len(saves) == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run_folder, "save_checkpoint", save_and_die)
+        with pytest.raises(SystemExit):
+            start()
 
 
 def assert_same_run(a, b):

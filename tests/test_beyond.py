@@ -17,8 +17,7 @@ import train
 from beyond import (arm_lengths, belief_state, diffusion, future_states, hybrid, joint_tokens, masked, mixture, next_latent, ranking, scratchpad,
                     second_last, semformer, token_order)
 from evaluate import evaluate
-from helpers import HOME, TINY, assert_same_run, lines, refusal, settings
-from plumbing import run_folder
+from helpers import HOME, TINY, assert_same_run, break_at_second_save, lines, refusal, settings
 
 IDEAS = [belief_state, hybrid, token_order, next_latent, joint_tokens, semformer, scratchpad, masked, diffusion,
          second_last, ranking, mixture, future_states, arm_lengths]
@@ -423,7 +422,7 @@ def test_ideas_are_drawn_beside_next_token_prediction(tmp_path, capsys):
     assert end.value.code == 2 and "there is no run of an idea" in capsys.readouterr().err
 
 
-def test_each_panel_has_the_runs_of_its_own_graph(monkeypatch):
+def test_each_panel_has_the_runs_of_its_own_graph():
     from beyond import draw_ideas
     from plot import plt
 
@@ -455,18 +454,7 @@ def test_muon_has_the_matrices_of_blocks_alone(idea):
 def test_an_idea_that_is_resumed_is_the_unbroken_run(tmp_path, monkeypatch, idea):
     words = [*TINY, "--steps", "4", "--eval_every", "2", "--out_dir"]
     train.main([*words, str(tmp_path / "whole")], idea=idea)
-    real, saves = run_folder.save_checkpoint, []
-
-    def save_and_die(*given):
-        real(*given)
-        saves.append(1)
-        if len(saves) == 2:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(run_folder, "save_checkpoint", save_and_die)
-        with pytest.raises(SystemExit):
-            train.main([*words, str(tmp_path / "part")], idea=idea)
+    break_at_second_save(monkeypatch, lambda: train.main([*words, str(tmp_path / "part")], idea=idea))
     train.main(["--resume", str(tmp_path / "part")], idea=idea)
     assert_same_run(tmp_path / "whole", tmp_path / "part")
 

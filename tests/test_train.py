@@ -10,7 +10,9 @@ import torch.nn.functional as F
 
 import data
 import train
-from helpers import DEFAULTS, assert_same_run, files_of, lines, refusal, run, settings, tiny_without, weights, write_file
+from helpers import (
+    DEFAULTS, assert_same_run, break_at_second_save, files_of, lines, refusal, run, settings, tiny_without, weights, write_file,
+)  # fmt: skip
 from plumbing import graph_files, processes, run_folder
 
 
@@ -170,18 +172,7 @@ def test_a_rate_that_never_reaches_its_height_is_said(tmp_path, capsys):
 def test_a_resumed_run_is_the_unbroken_run(tmp_path, monkeypatch, flags):
     common = [*flags, "--steps", 9, "--eval_every", 3]
     run(*common, "--out_dir", tmp_path / "whole")
-    real_save, calls = run_folder.save_checkpoint, []
-
-    def save_and_die(*arguments):
-        real_save(*arguments)
-        calls.append(1)
-        if len(calls) == 2:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(run_folder, "save_checkpoint", save_and_die)
-        with pytest.raises(SystemExit):
-            run(*common, "--out_dir", tmp_path / "broken")
+    break_at_second_save(monkeypatch, lambda: run(*common, "--out_dir", tmp_path / "broken"))
     with open(tmp_path / "broken" / "log.jsonl", "a") as log:
         log.write('{"step": 6, "loss": 1.0}\n{"step": 9, "lo')  # what a kill in the middle of a line leaves
     run("--resume", tmp_path / "broken", tiny=[])
@@ -245,15 +236,18 @@ def printed(out):
 def test_a_checkpoint_is_evaluated_in_the_precision_it_was_trained_in(tmp_path, capsys, monkeypatch):
     flags = ["--dtype", "bfloat16", "--teacherless", "--lr", 0.02, "--steps", 30, "--n_test", 400]
     run(*flags, "--out_dir", tmp_path / "r", tiny=tiny_without("n_test"))
-    measured, lower, real = {}, [], train.evaluate
+    measured, said, lower, real = {}, {}, [], train.evaluate
     monkeypatch.setattr(train, "evaluate", lambda *given: lower.append(torch.is_autocast_enabled("cpu")) or real(*given))
     for dtype in ((), ("--dtype", "bfloat16"), ("--dtype", "float32")):
         capsys.readouterr()
         run("--resume", tmp_path / "r", "--eval_only", *dtype, tiny=[])
-        measured[dtype] = printed(capsys.readouterr().out)
+        said[dtype] = capsys.readouterr().out
+        measured[dtype] = printed(said[dtype])
     logged = lines(tmp_path / "r")[-1]
     assert measured[()]["position_accuracy"] == pytest.approx(logged["position_accuracy"], abs=6e-5)
     assert measured[()] == measured["--dtype", "bfloat16"] and lower == [True, True, False]
+    # Shares may be equal by chance, but not the margin as well.
+    assert said[()] == said["--dtype", "bfloat16"] != said["--dtype", "float32"]
 
 
 @pytest.mark.parametrize("model", ["gpt", "mamba"])
