@@ -4,8 +4,8 @@
     python results/table.py --write    put them into the READMEs, between the marks
 
 In the table of runs, a row is one model, graph and objective, in one variation. Each number is the
-median over the seeds, with the lowest and highest in brackets. The first page has some of its
-columns, and one variation of each row.
+median over the seeds, with the lowest and highest in brackets. The first page has a row for each
+network and graph, and in it one variation of each objective.
 """
 
 import json
@@ -31,15 +31,43 @@ STEPS, BATCH = (SETTINGS["the optimiser"][name][0] for name in ("steps", "batch_
 PLAIN = "plain GPT"  # GPT-2's block and nothing of ours
 CAUSAL = "causal GPT"  # reads the prefix under the causal mask
 NETWORKS = [MODELS["gpt"], MODELS["mamba"], PLAIN, CAUSAL]
-FIRST_PAGE = ["network and graph", "objective", "seeds", "exact match", "cheat rate"]
 
 
-def table(runs, columns=COLUMNS):
-    """The table of runs in Markdown.
+def table(runs):
+    """The table of runs in Markdown. Arguments: runs, as from plot.find_runs. Returns: a string."""
+    return markdown(COLUMNS, [row(kind, group) for kind, group in kinds_of(runs).items()])
 
-    Arguments: runs, as from plot.find_runs; columns, COLUMNS, or FIRST_PAGE: then a network, graph
-        and objective have one row, that of most seeds or, among equals, of most graphs seen.
-    Returns: a string.
+
+def first_table(runs):
+    """The first page's table: a row is a network and a graph, with a cell for each objective.
+
+    A cell shows the variation of most seeds or, among equals, of most graphs seen.
+    Arguments: runs, as from plot.find_runs. Returns: a string.
+    """
+    shown = {}  # (network, graph): {objective: (kind, its runs)}
+    weight = lambda group: (len(group), group[0]["log"][-1]["graphs"])
+    for kind, group in kinds_of(runs).items():
+        cells = shown.setdefault(kind[:2], {})
+        if kind[2] not in cells or weight(group) > weight(cells[kind[2]][1]):
+            cells[kind[2]] = kind, group
+    rows = []
+    for (network, graph), cells in shown.items():
+        rows.append(["{}, G({},{}), {} labels".format(NETWORKS[network], *graph), *[""] * 6])
+        for i, (kind, group) in cells.items():
+            made = dict(zip(COLUMNS, row(kind, group), strict=True))
+            words = [word for word in kind[3].split(", ")[1:] if not word.startswith("n = ")]
+            seeds = f"{len(group)} seed" + "s" * (len(group) > 1)
+            rows[-1][1 + i] = ", ".join([made["exact match"], seeds, *words])
+            if OBJECTIVES[i] in ("next", "multi"):
+                rows[-1][5 + (OBJECTIVES[i] == "multi")] = made["cheat rate"]
+    columns = ["network and graph", *OBJECTIVES, "cheat rate of next", "of multi"]
+    return markdown(columns, rows)
+
+
+def kinds_of(runs):
+    """Sort runs that differ only in the seed into one kind: {kind: its runs}, in the tables' order.
+
+    A kind is (network, graph, objective, name, *sizes); name says what is not as by default.
     """
     kinds = {}
     for run in runs:
@@ -61,15 +89,12 @@ def table(runs, columns=COLUMNS):
         name += f", batches of {s['batch_size']:,}" * (s["batch_size"] != BATCH)
         order = NETWORKS.index(network_of(s)), run["graph"], OBJECTIVES.index(s["objective"])
         kinds.setdefault((*order, name, *(s[size] for size in SIZES)), []).append(run)
-    shown = sorted(kinds)
-    if columns == FIRST_PAGE:
-        weight = lambda kind: (len(kinds[kind]), kinds[kind][0]["log"][-1]["graphs"])
-        alike = lambda kind: [other for other in shown if other[:3] == kind[:3]]
-        shown = [kind for kind in shown if kind == max(alike(kind), key=weight)]
-    rows = [dict(zip(COLUMNS, row(kind, kinds[kind]), strict=True)) for kind in shown]
-    for cells in rows:
-        cells["network and graph"] = "{model}, {graph}, {labels} labels".format(**cells)
-    rows = [columns, ["---"] * len(columns), *([cells[c] for c in columns] for cells in rows)]
+    return {kind: kinds[kind] for kind in sorted(kinds)}
+
+
+def markdown(columns, rows):
+    """A table in Markdown."""
+    rows = [columns, ["---"] * len(columns), *rows]
     return "\n".join("| " + " | ".join(map(str, cells)) + " |" for cells in rows)
 
 
@@ -83,9 +108,13 @@ def network_of(s):
 
 
 def share_of(values):
-    """The median of some shares, with the lowest and highest in brackets; of two, both."""
-    if len(values) < 3:
-        return ", ".join(f"{value:.1%}" for value in sorted(values, reverse=True))
+    """The median of some shares, with the lowest and highest in brackets; of two, both.
+
+    Where all are alike, once.
+    """
+    shown = list(dict.fromkeys(f"{value:.1%}" for value in sorted(values, reverse=True)))
+    if len(values) < 3 or len(shown) == 1:
+        return ", ".join(shown)
     return f"{median(values):.1%} ({100 * min(values):.1f} to {max(values):.1%})"
 
 
@@ -147,7 +176,7 @@ def idea_table(runs):
         speed[kind] = median(measured) if measured else None
     columns = ["trained by", "graph", "network", "seeds", "exact match", "difficult token"]
     columns += ["cheat rate", "99 % at step", "time a step"]
-    rows = [columns, ["---"] * len(columns)]
+    rows = []
     for (graph, network, name), group in kinds.items():
         mine, next_token = speed[graph, network, name], speed.get((graph, network, "next"))
         ends = [run["log"][-1] for run in group]
@@ -162,7 +191,7 @@ def idea_table(runs):
             f"{median(found):.0f}" if len(found) == len(reached) else "",
             f"{next_token / mine:.1f}" if next_token and mine else "",
         ])
-    return "\n".join("| " + " | ".join(map(str, cells)) + " |" for cells in rows)
+    return markdown(columns, rows)
 
 
 def bench_table(path):
@@ -235,7 +264,7 @@ def main():
     results = HOME / "results"
     try:
         runs = find_runs([results])
-        first_page, all_columns = table(runs, FIRST_PAGE), table(runs)
+        first_page, all_columns = first_table(runs), table(runs)
         ideas = idea_table(runs + find_runs([results / "ideas"]))
     except KeyError as fault:  # such as the files of a run from an older version
         raise ValueError(
