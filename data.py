@@ -108,7 +108,7 @@ def trace_arms(prefix, deg, num_nodes):
 # The four objectives (section 4: next; 5: reverse, teacherless; Gloeckle et al. 2024: multi)
 #
 # An objective is what the model sees (inputs) and what it must predict (targets). The last path_len
-# positions have targets; the output at position i of these sees inputs 0 … i. For the path s a b g:
+# positions have targets, from `=` on; an output there sees no input after it. For the path s a b g:
 #
 #     next         inputs   … s g =  s  a  b     s is free and a needs the plan, but b and g follow
 #                  targets         s  a  b  g    from the revealed token before them: the cheat
@@ -129,7 +129,7 @@ def layout(objective, prefix, path, num_nodes, reverse=False, n_future=1):
     """Lay out the inputs and targets of one objective, as drawn above.
 
     Arguments: objective, one of OBJECTIVES; prefix (B, P) and path (B, l), int64; reverse, to write
-        the path from goal to start under teacherless or multi too; n_future, the rows of multi.
+        the path from goal to start under any objective; n_future, the rows of multi.
     Returns: inputs (B, P + l - 1) and targets (B, l, K), int64; K is n_future for multi, else 1.
     """
     if reverse or objective == "reverse":

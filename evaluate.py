@@ -36,7 +36,7 @@ def logits_without_teacher(model, prefix, length, num_nodes):
 
 
 def read_prefix(model, prefix, length):
-    """Run the prefix (B, P) into a cache with room for a path.
+    """Run the prefix (B, P) into a new cache, with room for all of a path but its last token.
 
     Returns: the first token written (B, 1), and the cache.
     """
@@ -45,7 +45,7 @@ def read_prefix(model, prefix, length):
 
 
 def write_on(model, first, length, cache):
-    """Decode greedily from `first` (B, 1), which the cache has not seen: (B, length)."""
+    """Decode greedily after `first` (B, 1), which the cache has not seen: (B, length), with it."""
     tokens = [first]
     while len(tokens) < length:
         tokens.append(model(tokens[-1], 1, cache).argmax(dim=2))

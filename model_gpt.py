@@ -2,20 +2,19 @@
 
     tokens (B, T) -> wte + wpe -> Block, Block, … Block -> LayerNorm -> logits over the vocabulary
 
-Read Attention first, then Block, then GPT.forward. The block is GPT-2's, but for two published
-parts; a flag takes each out again:
+Read Attention first, then Block, then GPT.forward. All is as in GPT-2 but for three published
+changes; a flag takes each back:
 
     - The mask of a prefix LM (Raffel et al. 2020, section 3.2.1): the tokens of the prefix see each
       other both ways. Edges come in a random order, and a causal mask hides, on average, half of
-      the others from each.
-      What is written after the prefix is causal as ever.
+      the others from each. What is written after the prefix is causal as ever.
     - Canon (Allen-Zhu 2025): before attention, a convolution over the last four tokens. The tokens
       of an edge `a b` stand at two positions; now one position holds both. Mamba has a similar one.
+    - Initial weights are mimetic (GPT.init_weights): keys are half a copy of the queries, so that
+      like tokens attend to each other.
 
 Other notable choices:
 
-    - Initial weights are mimetic (GPT.init_weights): keys are half a copy of the queries, so that
-      like tokens attend to each other. A flag takes this out, too.
     - Parameter names are GPT-2's (wte, wpe, h.0.attn.c_attn …); the unembedding is wte itself.
     - The trunk is all blocks but the last. The last block is output head 1, the next-token head;
       multi-token prediction (Gloeckle et al. 2024, section 2) adds further blocks beside it.
@@ -80,7 +79,10 @@ class Attention(nn.Module):
         self.c_proj = nn.Linear(config.n_embd, config.n_embd)
 
     def forward(self, x, num_outputs, cache=None):
-        """x (B, T, C) -> (B, num_outputs, C), for the last positions. cache: a Cache or None."""
+        """x (B, T, C) -> (B, num_outputs, C), for the last positions. cache: a Cache or None.
+
+        c_attn makes queries, keys and values, in this order; each head has D channels of each.
+        """
         B, T, C = x.shape
         to_query, to_key_value = self.c_attn.weight.split([C, 2 * C])
         q_bias, kv_bias = self.c_attn.bias.split([C, 2 * C])
@@ -94,8 +96,8 @@ class Attention(nn.Module):
 
 
 def attend(q, k, v, prefix_len):
-    """Attention of the last num_outputs of S tokens, causal but inside the prefix (Raffel et al.
-    2020, "Exploring the Limits of Transfer Learning", section 3.2.1 and figure 3).
+    """Attention of the last num_outputs of S tokens, causal except inside the prefix (Raffel et
+    al. 2020, "Exploring the Limits of Transfer Learning", section 3.2.1 and figure 3).
 
     q (B, H, num_outputs, D), k and v (B, H, S, D) -> (B, H, num_outputs, D).
     """

@@ -43,7 +43,8 @@ def selective_scan_reference(x, dt, A, B, C, D, h):
 
     The input's factor is dt B, as in the authors' code: a first order of the paper's equation 4.
 
-    Arguments: x, dt (B, T, E); A (E, N); B, C (B, T, N); D (E,); h (B, E, N), the state before.
+    Arguments: x, dt (B, T, E); A (E, N); B, C (B, T, N); D (E,); h (B, E, N), the state before,
+        which stays as it is.
     Returns: y (B, T, E) and the last state (B, E, N).
     """
     outputs = []

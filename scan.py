@@ -93,8 +93,9 @@ class FastScan(torch.autograd.Function):
     def backward(ctx, dy, dh):
         """The gradients of forward's seven inputs, each of its input's shape, in their order.
 
-        Arguments: dy (B, T, E) and dh (B, E, N), the gradients of y and of the last state. borders
-            (chunks, B, N, E) holds the states before each chunk of steps, the initial one first.
+        Arguments: dy (B, T, E) and dh (B, E, N), the gradients of y and of the last state, not to
+            be written to. Of what forward kept, A is (E, N), and borders (chunks, B, N, E) holds
+            the states before each chunk of CHUNK steps, the initial one first.
         """
         x, dt, A, B, C, D, borders = ctx.saved_tensors
         At = A.t().contiguous()

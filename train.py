@@ -113,9 +113,11 @@ def add_gradients(model, inputs, targets):
     the heads (Gloeckle et al. 2024, section 2). The heads take turns, so that only one head's
     logits exist at a time: each head's backward pass stops at the trunk's output, where gradients
     add up; one backward pass then takes their sum through the trunk. On a CPU the batch goes
-    through in parts that fit in the cache, a fifth faster: most operations wait for memory.
+    through in parts that fit in the cache, a fifth faster: most operations wait for memory. The
+    means are those of the whole batch all the same.
 
-    Arguments: inputs (B, T) and targets (B, l, K), int64. Returns: the loss, a float.
+    Arguments: inputs (B, T) and targets (B, l, K), int64; data.IGNORE is no target.
+    Returns: the loss, a float.
     """
     on_cpu = inputs.device.type == "cpu"
     parts = math.ceil(inputs.numel() * model.config.n_embd / IN_CACHE) if on_cpu else 1

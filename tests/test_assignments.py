@@ -76,6 +76,7 @@ def test_a_class_gets_the_graders_and_none_of_the_answers(tmp_path):
                    for path in (tmp_path / "class").rglob("*.py"))
     page = (tmp_path / "class" / "ASSIGNMENTS.md").read_text(encoding="utf-8")
     assert "## 10. " in page and "Oral questions" not in page
+    assert "--student ." in page and "homework" not in page and "blank.py" not in page
     blank.main([str(tmp_path / "week"), "1", "6", "--for-class"])
     assert "NotImplementedError" not in (tmp_path / "week" / "data.py").read_text(encoding="utf-8")  # train.py runs
     assert "NotImplementedError" in (tmp_path / "week" / "solutions.py").read_text(encoding="utf-8")
@@ -135,6 +136,43 @@ masked_layout = lambda prefix, path, num_nodes, share, generator: right_9(
         ("scan.py", "test_4_scan", """# the gradients of B and C change places
 right = FastScan.backward
 FastScan.backward = staticmethod(lambda *given: [right(*given)[i] for i in (0, 1, 2, 4, 3, 5, 6)])
+"""),
+    ],
+    "what is easily overlooked": [
+        ("solutions.py", "test_1_checker", """# edges too many are not looked at
+right_1 = is_path_star
+def is_path_star(prefix, path, deg, path_len, num_nodes):
+    return right_1(prefix[-3 * deg * (path_len - 1) - 3 :], path, deg, path_len, num_nodes)
+"""),
+        ("data.py", "test_2_layouts", """# all objectives have the rows of multi
+right = layout
+def layout(objective, prefix, path, num_nodes, reverse=False, n_future=1):
+    inputs, targets = right(objective, prefix, path, num_nodes, reverse, n_future)
+    return inputs, targets.expand(-1, -1, n_future)
+"""),
+        ("model_gpt.py", "test_3_attention", """# queries and keys change places
+right = Attention.forward
+def swapped(attention, *given):
+    before = [(p, p.data) for p in attention.c_attn.parameters()]
+    for p, data in before:
+        p.data = data.view(3, -1)[[1, 0, 2]].view_as(data)
+    y = right(attention, *given)
+    for p, data in before:
+        p.data = data
+    return y
+Attention.forward = swapped
+"""),
+        ("model_mamba.py", "test_4_scan", """# autograd does not find its way through it
+right = selective_scan_reference
+def selective_scan_reference(*given):
+    y, h = right(*(v.detach() for v in given))
+    return y + 0 * given[0], h + 0 * given[-1]
+"""),
+        ("train.py", "test_8_heads", """# the parts of a large batch weigh as much as the whole
+right = add_gradients
+def add_gradients(model, inputs, targets):
+    parts = math.ceil(inputs.numel() * model.config.n_embd / IN_CACHE)
+    return sum(right(model, x, y) for x, y in zip(inputs.chunk(parts), targets.chunk(parts)))
 """),
     ],
 }

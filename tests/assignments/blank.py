@@ -23,7 +23,7 @@ BODIES = [
     (1, "solutions.py", "is_path_star", "prove that one example is a path-star graph with its path"),
     (2, "data.py", "layout", "lay out inputs and targets as they are drawn above"),
     (3, "model_gpt.py", "Attention.forward", "write attention"),
-    (3, "model_gpt.py", "attend", "each of the newest tokens takes what it looks for, and from ahead in the prefix alone"),
+    (3, "model_gpt.py", "attend", "softmax attention, in which a query sees the keys up to its own place, and the whole prefix"),
     (4, "model_mamba.py", "selective_scan_reference", "part a, write the recurrence, one step after the other"),
     (4, "scan.py", "FastScan.backward", "part b, return the gradients of the seven inputs in order"),
     (5, "model_gpt.py", "Cache.append", "keep these keys and values, and return all so far"),
@@ -37,7 +37,20 @@ BODIES = [
 ]
 
 # What no exercise needs; and beyond/mixture.py, which hides tokens as exercise 9 asks for
-LEFT_OUT = shutil.ignore_patterns("*.pt", "__pycache__", "figures", "bench*", "search*", "mixture.py")
+LEFT_OUT = shutil.ignore_patterns("*.pt", "*.svg", "__pycache__", "bench*", "search*", "mixture.py")
+
+# ASSIGNMENTS.md speaks of a folder beside the lab. In a class's copy, which is both, it says this instead.
+IN_CLASS = {
+    "    python tests/assignments/blank.py homework                      your starting point: all of it, in a new folder\n": "",
+    "    python tests/assignments/blank.py homework 3                    or with only exercise 3 left out, the rest written\n": "",
+    " Teachers\nfind points, rubrics and the command that grades a class [at the end](#for-the-teacher).": "",
+    "--student homework": "--student .",
+    "`homework` is a copy": "This folder is a copy",
+    "`homework/": "`",
+    "stay in `homework`, with": "stay here, with",
+    "Work in that folder, and run the graders from the lab's. Hand in": "Hand in",
+    "To do one on its own, let `blank.py` leave out that one only.": "If you skip one that another needs, ask for it.",
+}
 
 EXPERIMENTS = {  # what is left of experiments.json
     "6": {
@@ -85,7 +98,10 @@ def copy_lab(folder):
 def add_graders(folder):
     """Give a class what it needs to grade itself: the graders, but neither our answers nor the teacher's pages."""
     page = folder / "ASSIGNMENTS.md"
-    page.write_text(page.read_text(encoding="utf-8").split("\n## For the teacher")[0] + "\n", encoding="utf-8")
+    text = page.read_text(encoding="utf-8").split("\n## For the teacher")[0] + "\n"
+    for words, in_class in IN_CLASS.items():
+        text = text.replace(words, in_class)
+    page.write_text(text, encoding="utf-8")
     there = folder / "tests" / "assignments"
     there.mkdir(parents=True)
     shutil.copyfile(HOME / "tests" / "conftest.py", folder / "tests" / "conftest.py")

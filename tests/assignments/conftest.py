@@ -20,11 +20,11 @@ def pytest_configure(config):
         return
     folder = student_folder(config)
     if not folder.is_dir():
-        raise pytest.UsageError(f"--student {folder} is no folder; python tests/assignments/blank.py DIR makes one")
+        raise pytest.UsageError(f"--student {folder} is no folder; give the one that holds your answers")
     for name in FILES:
         if not (folder / f"{name}.py").is_file():
             raise pytest.UsageError(
-                f"--student {folder} holds no {name}.py; python tests/assignments/blank.py DIR makes all files"
+                f"--student {folder} holds no {name}.py; give a whole folder, as blank.py makes it"
             )
     sys.path[:] = [str(folder)] + [p for p in sys.path if Path(p).resolve() not in (HOME, HERE)]
     for name in FILES:

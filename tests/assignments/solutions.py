@@ -1,6 +1,6 @@
 """The exercises whose answers have no place in the lab's own files: ASSIGNMENTS.md sets them.
 
-`python tests/assignments/blank.py DIR` puts this file into DIR with its bodies taken out, for you to write.
+In a student's folder, which blank.py makes, the bodies are taken out.
 """
 
 from types import SimpleNamespace
@@ -19,7 +19,7 @@ def is_path_star(prefix, path, deg, path_len, num_nodes):
     """Is this one example a path-star graph G(deg, path_len) over `num_nodes` labels, with the path that it asks for?
 
     Arguments: prefix and path, lists of int, one row each of what data.sample_graphs returns.
-    Returns: bool; False, not an exception, whatever is wrong with the lists.
+    Returns: bool; False, not an exception, whatever the lists' lengths and numbers are.
     """
     num_edges = deg * (path_len - 1)
     if len(prefix) != 3 * num_edges + 3 or len(path) != path_len:
@@ -49,7 +49,8 @@ def is_path_star(prefix, path, deg, path_len, num_nodes):
 @torch.no_grad()
 def cheat_rate(model, prefix, path, num_nodes):
     """Put the model on a wrong arm's first node: how often does it write all further inner nodes of that arm, token by
-    token? The last place does not count, for there a model that cheats may copy the goal from the prefix.
+    token, each time reading back what it wrote itself? The last place does not count, for there a model that cheats may
+    copy the goal from the prefix.
 
     Arguments: model(tokens, num_outputs) -> logits, as model_gpt.GPT; prefix (B, P) and path (B, l), int64, with at
         least two arms and l of 4 or more. Of several wrong arms, take any one.

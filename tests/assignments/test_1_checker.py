@@ -19,7 +19,9 @@ def examples(deg, path_len, num_nodes, count=30):
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_every_sampled_example_is_accepted(shape):
-    assert all(is_path_star(prefix, path, *shape) is True for prefix, path in examples(*shape))
+    for prefix, path in examples(*shape):
+        said = is_path_star(prefix, path, *shape)
+        assert said is True, f"a sampled example must give True, not {said}: {prefix}, {path}, {shape}"
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -31,7 +33,9 @@ def test_one_changed_token_is_one_too_many(shape):
         for place, right in enumerate(tokens):
             wrong = chance.choice(sorted({*tokens, shape[2] + data.DUMMY} - {right}))
             changed = tokens[:place] + [wrong] + tokens[place + 1 :]
-            assert is_path_star(changed[: len(prefix)], changed[len(prefix) :], *shape) is False, (changed, place)
+            said = is_path_star(changed[: len(prefix)], changed[len(prefix) :], *shape)
+            where = f"{changed[: len(prefix)]}, {changed[len(prefix) :]}, {shape}"
+            assert said is False, f"token {place} was {right} and is now {wrong}, which must give False, not {said}: {where}"
 
 
 def written(edges, start, goal, num_nodes=10):
@@ -68,3 +72,18 @@ def test_sizes_and_labels_are_checked():
         assert is_path_star(prefix, path, *shape) is False
     assert is_path_star(prefix[:-1], path, 2, 4, 9) is False and is_path_star(prefix, path[:-1], 2, 4, 9) is False
     assert is_path_star(prefix[3:], path, 2, 4, 9) is False and is_path_star([], [], 2, 4, 9) is False
+    assert is_path_star([0] * len(prefix), [0] * len(path), 2, 4, 9) is False
+    below = ([-1 if token == path[0] else token for token in tokens] for tokens in (prefix, path))
+    assert is_path_star(*below, 2, 4, 9) is False, "a label below 0"
+
+
+def test_an_edge_or_a_token_too_many():
+    prefix, path = written("35 79 52 37", 3, 9), [3, 7, 9]
+    for place in range(0, len(prefix) - 2, 3):
+        for edge in ([5, 9, 10], [3, 8, 10], [7, 9, 10], [3, 7, 12]):  # a second way to the goal, a new arm, an edge twice
+            longer = prefix[:place] + edge + prefix[place:]
+            said = is_path_star(longer, path, 2, 3, 10)
+            assert said is False, f"an edge too many must give False, not {said}: {longer}, {path}"
+    for longer in ([3, 7, 9, 9], [3, 3, 7, 9], [3, 7, 7, 9]):
+        assert is_path_star(prefix, longer, 2, 3, 10) is False, f"the path is too long: {longer}"
+    assert is_path_star([*prefix, 11], path, 2, 3, 10) is False, "a token after `=`"

@@ -49,10 +49,22 @@ def near(a, b):
 @pytest.mark.parametrize("length", [1, 2, draw("length", 9, 20)])
 def test_a_the_recurrence_is_the_sum_that_it_stands_for(length):
     inputs = scan_inputs(3, length, 4, 5)
+    kept = [v.clone() for v in inputs]
     y, h = selective_scan_reference(*inputs)
+    for name, before, after in zip("x dt A B C D h".split(), kept, inputs):
+        assert torch.equal(before, after), f"the argument {name} was changed"
     expected_y, expected_h = closed_form(*inputs)
     assert y.shape == (3, length, 4) and h.shape == (3, 4, 5)
-    assert near(y, expected_y) and near(h, expected_h)
+    assert near(y, expected_y), f"y differs by {(y - expected_y).abs().max():.1g}"
+    assert near(h, expected_h), f"the last state differs by {(h - expected_h).abs().max():.1g}"
+
+
+def test_a_autograd_finds_its_way_through_it():
+    inputs = [v.requires_grad_() for v in scan_inputs(2, 5, 3, 4)]
+    ours, exact = (scan(*inputs) for scan in (selective_scan_reference, closed_form))
+    gradients = [torch.autograd.grad(y.sin().sum() + h.sum(), inputs) for y, h in (ours, exact)]
+    for name, a, b in zip("x dt A B C D h".split(), *gradients):
+        assert near(a, b), f"the gradient of {name}"
 
 
 def test_a_it_is_a_recurrence_whose_memory_grows_with_the_length():

@@ -21,6 +21,7 @@ class ByRule:
         return [torch.empty(batch_size, 0, dtype=torch.int64)]
 
     def __call__(self, tokens, num_outputs=None, cache=None):
+        wanted = num_outputs or tokens.shape[1]
         if cache is not None:
             tokens = cache[0] = torch.cat([cache[0], tokens], dim=1)
         P, answers = data.prefix_length(self.deg, L), []
@@ -28,7 +29,7 @@ class ByRule:
             arms = data.trace_arms(torch.tensor([row[:P]]), self.deg, N)[0].tolist()
             answers.append([0] * (P - 1) + [self.rule(arms, row[P - 2], row[P:end]) for end in range(P, len(row) + 1)])
         logits = torch.nn.functional.one_hot(torch.tensor(answers), data.vocab_size(N)).double()
-        return logits[:, -(num_outputs or tokens.shape[1]) :]
+        return logits[:, -wanted:]
 
 
 def follow(arms, goal, written):
