@@ -77,9 +77,12 @@ def test_a_class_gets_the_graders_and_none_of_the_answers(tmp_path):
     page = (tmp_path / "class" / "ASSIGNMENTS.md").read_text(encoding="utf-8")
     assert "## 10. " in page and "Oral questions" not in page
     assert "--student ." in page and "homework" not in page and "blank.py" not in page
+    assert "Set for you" not in page and "0.17" not in (tmp_path / "class" / "experiments.json").read_text()
     blank.main([str(tmp_path / "week"), "1", "6", "--for-class"])
     assert "NotImplementedError" not in (tmp_path / "week" / "data.py").read_text(encoding="utf-8")  # train.py runs
     assert "NotImplementedError" in (tmp_path / "week" / "solutions.py").read_text(encoding="utf-8")
+    assert "**Set for you**: 1, 6.\n" in (tmp_path / "week" / "ASSIGNMENTS.md").read_text(encoding="utf-8")
+    assert "0.17" not in (tmp_path / "week" / "experiments.json").read_text()  # our answer to 7, which was not set
     command = [sys.executable, "-m", "pytest", "-q", "tests/assignments/test_1_checker.py", "--student", "."]
     done = subprocess.run(command, cwd=tmp_path / "class", capture_output=True, text=True)
     assert done.returncode == 1 and "exercise 1: prove that one example" in done.stdout
@@ -213,6 +216,8 @@ def test_a_run_must_be_whole_and_the_students_own(tmp_path):
     (["full"], "exists and is not empty"),
     (["new", "11"], "there is no exercise 11"),
     (["--foo"], "is no flag of mine"),
+    (["new", "1", "--forclass"], "--forclass is no flag of mine"),
+    (["--for-class", "new"], "name the folder first"),
     ([str(HOME / "results" / "homework")], "lies inside the lab"),
     ([], "name the folder"),
 ])

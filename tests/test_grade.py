@@ -141,6 +141,13 @@ def cheat_rate(model, prefix, path, num_nodes):
     "held-out paths shown": (
         "solutions.py", 10, "honest = memorise\nmemorise = lambda arms, held_out, num_nodes: honest(arms, 0, num_nodes)",
         "a held-out path was shown in training"),
+    "held-out first steps told": (
+        "solutions.py", 10, """honest = memorise
+def memorise(arms, held_out, num_nodes):
+    model = honest(arms, held_out, num_nodes)
+    model(torch.cat([in_weights_prompts(arms, num_nodes), arms[:, :1]], dim=1))  # as if to learn what follows
+    return model
+""", "start and goal were shown together"),
 }
 
 

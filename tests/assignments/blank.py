@@ -48,7 +48,8 @@ IN_CLASS = {
     "`homework` is a copy": "This folder is a copy",
     "`homework/": "`",
     "stay in `homework`, with": "stay here, with",
-    "Work in that folder, and run the graders from the lab's. Hand in": "Hand in",
+    "Work in that folder, and run the graders from the lab's. Hand in":
+        "The lab's own tests, its notebook and `beyond/mixture.py` are not here; `python -m pytest` runs the graders. Hand in",
     "To do one on its own, let `blank.py` leave out that one only.": "If you skip one that another needs, ask for it.",
 }
 
@@ -95,12 +96,17 @@ def copy_lab(folder):
     shutil.copyfile(HERE / "experiments.json", folder / "experiments.json")
 
 
-def add_graders(folder):
-    """Give a class what it needs to grade itself: the graders, but neither our answers nor the teacher's pages."""
+def add_graders(folder, chosen):
+    """Give a class what it needs to grade itself: the graders, but neither our answers nor the teacher's pages.
+
+    Arguments: chosen, the numbers of the exercises that are set, in order.
+    """
     page = folder / "ASSIGNMENTS.md"
     text = page.read_text(encoding="utf-8").split("\n## For the teacher")[0] + "\n"
     for words, in_class in IN_CLASS.items():
         text = text.replace(words, in_class)
+    if len(chosen) < 10:
+        text = text.replace("\n\n", f"\n\n**Set for you**: {', '.join(chosen)}.\n\n", 1)
     page.write_text(text, encoding="utf-8")
     there = folder / "tests" / "assignments"
     there.mkdir(parents=True)
@@ -118,12 +124,14 @@ def main(arguments):
         sys.exit(print(__doc__))
     if not arguments:
         refuse("name the folder to make, as in: python tests/assignments/blank.py homework")
+    if arguments[0] == "--for-class":
+        refuse("name the folder first, as in: python tests/assignments/blank.py class 1 2 6 --for-class")
+    if arguments[0].startswith("-"):
+        refuse(f"{arguments[0]} is no flag of mine; name the folder to make")
     for_class = "--for-class" in arguments[1:]
     folder, chosen = Path(arguments[0]), set(arguments[1:]) - {"--for-class"} or numbers
-    if not chosen <= numbers:
-        refuse(f"there is no exercise {min(chosen - numbers)}; they are 1 to 10")
-    if folder.name.startswith("-"):
-        refuse(f"{folder} is no flag of mine; name the folder to make")
+    for word in sorted(chosen - numbers):
+        refuse(f"{word} is no flag of mine" if word.startswith("-") else f"there is no exercise {word}; they are 1 to 10")
     if HOME in folder.resolve().parents and folder.resolve().parent != HOME:
         refuse(f"{folder} lies inside the lab, whose folders are copied; give a folder beside them")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -136,10 +144,10 @@ def main(arguments):
         if str(exercise) in chosen or (for_class and file == "solutions.py"):
             leave_out(folder / file, exercise, name, hint)
     sheet = json.loads((folder / "experiments.json").read_text(encoding="utf-8"))
-    sheet |= {exercise: blank for exercise, blank in EXPERIMENTS.items() if exercise in chosen}
+    sheet |= {exercise: blank for exercise, blank in EXPERIMENTS.items() if exercise in chosen or for_class}
     (folder / "experiments.json").write_text(json.dumps(sheet, indent=1) + "\n", encoding="utf-8")
     if for_class:
-        add_graders(folder)
+        add_graders(folder, sorted(chosen, key=int))
         print(f"{folder} is ready to be handed out. In it: python -m pytest tests/assignments --student .")
         return
     graders, there = (shlex.quote(str(path)) for path in (HERE, folder.resolve()))

@@ -99,10 +99,11 @@ def in_weights_prompts(arms, num_nodes):
 def memorise(arms, held_out, num_nodes, seed=1):
     """Train a small model by next-token prediction until it has one graph in its weights.
 
-    Each step may show every edge, forwards and backwards, in a form of your choice, and every path, after its prompt,
-    but those of the last `held_out` arms: what the model is asked about these, it was never told.
+    Each step may show every edge, forwards and backwards, one edge a row, in a form of your choice, and every path,
+    after its prompt, but those of the last `held_out` arms: what the model is asked about these, it was never told.
 
-    Arguments: arms (deg, l), int64. Returns: the model, for evaluate.decode. Seconds on one thread must do.
+    Arguments: arms (deg, l), int64. Returns: the model, for evaluate.decode. Two minutes on one thread are the limit;
+    seconds will do.
     """
     torch.manual_seed(seed)
     told = arms[: len(arms) - held_out]

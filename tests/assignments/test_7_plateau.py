@@ -20,7 +20,8 @@ def graphs_until_left(log):
 
 def test_the_plateau_was_found(answers):
     level = answers[0]["7"]["level_on_the_plateau"]
-    assert is_share(level), "exercise 7: at which accuracy does the token before the goal wait, in the baseline's log?"
+    asked = "exercise 7: at which accuracy does the token before the goal wait, in the baseline's log? A number from 0 to 1"
+    assert is_share(level), asked
     _, log = read_run(HOME, BASELINE, exercise=7)
     waiting = token_before_the_goal(log)[len(log) // 2 :]  # when it has learned what it guesses among
     assert graphs_until_left(log) is None and min(waiting) - 0.02 <= level <= max(waiting) + 0.02
