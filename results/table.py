@@ -47,48 +47,50 @@ def first_table(runs):
     shown = {}  # (network, graph): {objective: (kind, its runs)}
     weight = lambda group: (len(group), group[0]["log"][-1]["graphs"])
     for kind, group in kinds_of(runs).items():
-        cells = shown.setdefault(kind[:2], {})
-        if kind[2] not in cells or weight(group) > weight(cells[kind[2]][1]):
-            cells[kind[2]] = kind, group
-    rows = []
-    for (network, graph), cells in shown.items():
-        rows.append(["{}, G({},{}), {} labels".format(NETWORKS[network], *graph), *[""] * 6])
-        for i, (kind, group) in cells.items():
+        best = shown.setdefault(kind[:2], {})
+        if kind[2] not in best or weight(group) > weight(best[kind[2]][1]):
+            best[kind[2]] = kind, group
+    first, rates = "network and graph", ["cheat rate of next", "cheat rate of multi"]
+    columns, rows = [first, *OBJECTIVES, *rates], []
+    for (network, graph), best in shown.items():
+        cells = {first: "{}, G({},{}), {} labels".format(NETWORKS[network], *graph)}
+        for kind, group in best.values():
             made = dict(zip(COLUMNS, row(kind, group), strict=True))
-            words = [word for word in kind[3].split(", ")[1:] if not word.startswith("n = ")]
+            objective, *words = kind[3]
             seeds = f"{len(group)} seed" + "s" * (len(group) > 1)
-            rows[-1][1 + i] = ", ".join([made["exact match"], seeds, *words])
-            if OBJECTIVES[i] in ("next", "multi"):
-                rows[-1][5 + (OBJECTIVES[i] == "multi")] = made["cheat rate"]
-    columns = ["network and graph", *OBJECTIVES, "cheat rate of next", "of multi"]
+            words = [word for word in words if not word.startswith("n = ")]
+            cells[objective] = ", ".join([made["exact match"], seeds, *words])
+            cells[f"cheat rate of {objective}"] = made["cheat rate"]
+        rows.append([cells.get(column, "") for column in columns])
     return markdown(columns, rows)
 
 
 def kinds_of(runs):
     """Sort runs that differ only in the seed into one kind: {kind: its runs}, in the tables' order.
 
-    A kind is (network, graph, objective, name, *sizes); name says what is not as by default.
+    A kind is (network, graph, objective, words, *sizes); words, a tuple, are the objective's name
+    and what is not as by default.
     """
     kinds = {}
     for run in runs:
         s = run["s"]
         if s.get("idea", "train") != "train":
             continue  # in the table of ideas
-        name = s["objective"] + ", difficult token only" * s["only_difficult"]
+        words = [s["objective"], *["difficult token only"] * s["only_difficult"]]
         if s["init_from"]:
-            name += f", from {s['init_from']}"
+            words += [f"from {s['init_from']}"]
         elif network_of(s) != PLAIN:
-            name += ", no Canon" * s["no_canon"] + ", not mimetic" * s["no_mimetic"]
-            name += ", prefix read once" * (s["causal"] and s["model"] == "mamba")
-        name += ", AdamW" * (s["optimizer"] == "adamw")
-        name += f", {s['n_train']:,} fixed graphs" * bool(s["n_train"])
-        name += ", graphs of a file" * bool(s["train_file"])
-        name += ", reversed" * (s["reverse"] and s["objective"] != "reverse")
-        name += f", n = {s['n_future']}" * (s["n_future"] > 1)
-        name += f", {s['steps']:,} steps" * (s["steps"] != STEPS)
-        name += f", batches of {s['batch_size']:,}" * (s["batch_size"] != BATCH)
+            words += ["no Canon"] * s["no_canon"] + ["not mimetic"] * s["no_mimetic"]
+            words += ["prefix read once"] * (s["causal"] and s["model"] == "mamba")
+        words += ["AdamW"] * (s["optimizer"] == "adamw")
+        words += [f"{s['n_train']:,} fixed graphs"] * bool(s["n_train"])
+        words += ["graphs of a file"] * bool(s["train_file"])
+        words += ["reversed"] * (s["reverse"] and s["objective"] != "reverse")
+        words += [f"n = {s['n_future']}"] * (s["n_future"] > 1)
+        words += [f"{s['steps']:,} steps"] * (s["steps"] != STEPS)
+        words += [f"batches of {s['batch_size']:,}"] * (s["batch_size"] != BATCH)
         order = NETWORKS.index(network_of(s)), run["graph"], OBJECTIVES.index(s["objective"])
-        kinds.setdefault((*order, name, *(s[size] for size in SIZES)), []).append(run)
+        kinds.setdefault((*order, tuple(words), *(s[size] for size in SIZES)), []).append(run)
     return {kind: kinds[kind] for kind in sorted(kinds)}
 
 
@@ -120,7 +122,7 @@ def share_of(values):
 
 def row(kind, runs):
     """The cells of one row: the runs that differ only in the seed."""
-    network, (deg, path_len, num_nodes), _, name, layers, _, channels = kind[:7]
+    network, (deg, path_len, num_nodes), _, words, layers, _, channels = kind[:7]
     ends = [run["log"][-1] for run in runs]
     # Runs on a GPU shared it, and their times say little.
     minutes = [run["log"][-1]["seconds"] / 60 for run in runs if run["s"]["device"] == "cpu"]
@@ -139,7 +141,7 @@ def row(kind, runs):
         f"G({deg},{path_len})",
         num_nodes,
         f"{layers} x {channels}",
-        name,
+        ", ".join(words),
         len(runs),
         f"{median(end['graphs'] for end in ends):,.0f}",
         f"{median(minutes):.1f}" if minutes else "",

@@ -77,6 +77,7 @@ def test_a_class_gets_the_graders_and_none_of_the_answers(tmp_path):
     page = (tmp_path / "class" / "ASSIGNMENTS.md").read_text(encoding="utf-8")
     assert "## 10. " in page and "Oral questions" not in page
     assert "--student ." in page and "homework" not in page and "blank.py" not in page
+    assert all(words in (HOME / "ASSIGNMENTS.md").read_text(encoding="utf-8") for words in blank.IN_CLASS)
     assert "Set for you" not in page and "0.17" not in (tmp_path / "class" / "experiments.json").read_text()
     blank.main([str(tmp_path / "week"), "1", "6", "--for-class"])
     assert "NotImplementedError" not in (tmp_path / "week" / "data.py").read_text(encoding="utf-8")  # train.py runs

@@ -48,7 +48,7 @@ def test_the_future_is_unseen_but_inside_the_prefix_and_the_past_is_seen(prefix_
         for output in range(T):
             sees, what = output >= first, f"output {output}, token {place}, prefix_len {prefix_len}"
             assert sees or change[output] < 1e-12, f"an output sees what it must not: {what}"
-            assert not sees or change[output] > 1e-9, f"an output does not see what it must: {what}"
+            assert not sees or change[output] > 1e-6, f"an output does not see what it must: {what}"
 
 
 @pytest.mark.parametrize("prefix_len", [0, T - 3])
