@@ -302,10 +302,11 @@ def bench_mamba(args):
     x = torch.rand(2**19)  # as many numbers as in a block of FastScan
     exp_rate = len(x) / best_of_ten(lambda out=torch.empty_like(x): torch.exp2(x, out=out))
     bandwidth = copy_bandwidth(2**18 if args.quick else 2**26)
-    V, C, layers, N = (54, 16, 2, 4) if args.quick else (54, 128, 4, 16)
+    s = settings(args, model="mamba")
+    V, C, layers, N = 54, s.n_embd, s.n_layer, s.d_state
     peers = ["plain recurrence"] + ["mambapy pscan", "mambapy loop"] * installed("mambapy")
     peers += ["transformers"] * installed("transformers")
-    for batch, T in ((2, 8), (1, 16)) if args.quick else ((128, 36), (16, 512)):
+    for batch, T in ((2, 8), (1, 16)) if args.quick else ((128, 36), (4, 512)):
         tokens = torch.randint(V, (2, batch, T))
         inputs, targets = tokens[0], tokens[1, :, :, None]  # a loss at every position
 
@@ -481,11 +482,11 @@ def bench_size(args):
     larger = dict(batch_size=(64, 512), path_len=(4, 15), n_embd=(64, 256), n_layer=(3, 12))
     if args.quick:
         larger = dict(batch_size=(2, 8), path_len=(3, 5), n_embd=(16, 32), n_layer=(2, 4))
-    for name, base in (("gpt", dict(num_nodes=50)), ("mamba", dict(n_layer=3, batch_size=64))):
+    for name, base in (("gpt", {}), ("mamba", dict(n_layer=3, batch_size=64))):
         for what, sizes in larger.items():
             steps, tokens = [], []
             for size in sizes:
-                given = base | (TINY if args.quick else {}) | {what: size}
+                given = base | dict(num_nodes=50) | (TINY if args.quick else {}) | {what: size}
                 s = command_line.settle(dict(device="cpu", model=name, deg=2) | given)[0]
                 model = train.make_model(s)
                 batch = data.layout("next", *draw(s.batch_size, s), s.num_nodes)

@@ -8,14 +8,19 @@ median over the seeds, with the lowest and highest in brackets. The first page h
 network and graph, and in it one variation of each objective.
 """
 
+import importlib
 import json
+import math
 import sys
 from pathlib import Path
 from statistics import median
+from types import SimpleNamespace
 
 HOME = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(HOME))
 
+import train  # noqa: E402
+from beyond.draw_ideas import ideas_by_setting, name_of  # noqa: E402
 from plot import MODELS, OBJECTIVES, SIZES, find_runs, setting_of, variation_of  # noqa: E402
 from plumbing import flags  # noqa: E402
 from plumbing.run_folder import write_whole  # noqa: E402
@@ -158,42 +163,58 @@ def row(kind, runs):
 def idea_table(runs):
     """The ideas of beyond/ beside the four objectives, on the same graphs and seeds.
 
+    A row is an idea or an objective; what it reached has two columns for each setting, that of most
+    runs first. The last three columns are of that one.
     Arguments: runs, as from plot.find_runs. Returns: a string.
     """
-    ideas = [run for run in runs if run["s"].get("idea", "train") != "train"]
     same = lambda run: (run["s"]["seed"], setting_of(run))
-    beside = [r for r in runs if r not in ideas and same(r) in map(same, ideas)]
-    kinds = {}
-    for run in [run for run in beside if not variation_of(run, but=["causal"])] + ideas:
-        s, idea = run["s"], run["s"].get("idea", "train")
-        network = f"{s['n_layer']} x {s['n_embd']}" + ", causal" * s["causal"]
-        name = s["objective"] if idea == "train" else idea
-        kinds.setdefault((run["graph"], network, name), []).append(run)
-    order = lambda kind: (*kind[:2], (*OBJECTIVES, kind[2]).index(kind[2]), kind[2])
-    kinds = {kind: kinds[kind] for kind in sorted(kinds, key=order)}
-    speed = {}
-    for kind, group in kinds.items():
-        measured = [r["tokens_per_second"] or 0 for run in group for r in run["log"][1:]
-                    if run["s"]["device"] == "cpu"]  # as in row
-        speed[kind] = median(measured) if measured else None
-    columns = ["trained by", "graph", "network", "seeds", "exact match", "difficult token"]
-    columns += ["cheat rate", "99 % at step", "time a step"]
+    cells = ideas_by_setting(runs)  # {setting: {name: its runs}}
+    tried = {same(run) for groups in cells.values() for group in groups.values() for run in group}
+    for run in runs:
+        if run["s"].get("idea", "train") == "train" and not variation_of(run, but=["causal"]):
+            if same(run) in tried:
+                cells[setting_of(run)].setdefault(run["s"]["objective"], []).append(run)
+    names = {name for groups in cells.values() for name in groups}
+    names = [name for name in OBJECTIVES if name in names] + sorted(names - set(OBJECTIVES))
+    columns = ["trained by"]
+    for setting in cells:
+        columns += [name_of(setting), "cheat rate"]
+    columns += ["99 % at step", "time a step", "parameters more"]
+    usual = next(iter(cells.values()), {})
     rows = []
-    for (graph, network, name), group in kinds.items():
-        mine, next_token = speed[graph, network, name], speed.get((graph, network, "next"))
-        ends = [run["log"][-1] for run in group]
-        shares = [[end[key] for end in ends if key in end]
-                  for key in ("accuracy", "difficult", "cheat_rate")]
-        reached = [next((r["step"] for r in run["log"] if r["accuracy"] >= 0.99), None)
+    for name in names:
+        made = [name]
+        for groups in cells.values():
+            ends = [run["log"][-1] for run in groups.get(name, [])]
+            cheat = [end["cheat_rate"] for end in ends if "cheat_rate" in end]
+            found = f"{share_of([end['accuracy'] for end in ends])}; {len(ends)}" if ends else ""
+            made += [found, share_of(cheat) if cheat else ""]
+        group = usual.get(name, [])
+        reached = [next((r["step"] for r in run["log"] if r["accuracy"] >= 0.99), math.inf)
                    for run in group]
-        found = [step for step in reached if step is not None]
-        rows.append([
-            name, "G({},{})".format(*graph), network, len(group),
-            *(share_of(values) if values else "" for values in shares),
-            f"{median(found):.0f}" if len(found) == len(reached) else "",
-            f"{next_token / mine:.1f}" if next_token and mine else "",
-        ])
+        step = max(reached, default=math.inf)
+        made += [f"{median(reached):.0f}" if step < math.inf else ""]
+        mine, next_token = speed_of(group), speed_of(usual.get("next", []))
+        made += [f"{next_token / mine:.1f}" if next_token and mine else ""]
+        rows.append([*made, more_parameters(group[0]["s"]) if group else ""])
     return markdown(columns, rows)
+
+
+def more_parameters(s):
+    """What an idea's modules or further heads add to next-token's network, such as "15%"."""
+    s, idea = SimpleNamespace(**s), s.get("idea", "train")
+    file = train if idea == "train" else importlib.import_module(f"beyond.{idea}")
+    usual = SimpleNamespace(**vars(s) | {"n_future": 1, "idea": "train"})
+    sizes = [sum(p.numel() for p in model.parameters())
+             for model in (file.make_model(s), train.make_model(usual))]
+    return f"{sizes[0] / sizes[1] - 1:.0%}"
+
+
+def speed_of(runs):
+    """The median of the tokens that these runs trained on in a second; of none on a CPU, 0."""
+    measured = [r["tokens_per_second"] or 0 for run in runs for r in run["log"][1:]
+                if run["s"]["device"] == "cpu"]  # as in row
+    return median(measured) if measured else 0
 
 
 def bench_table(path):

@@ -422,21 +422,28 @@ def test_ideas_are_drawn_beside_next_token_prediction(tmp_path, capsys):
     assert end.value.code == 2 and "there is no run of an idea" in capsys.readouterr().err
 
 
-def test_each_panel_has_the_runs_of_its_own_graph():
+def test_each_picture_has_the_runs_of_its_own_graph_and_length():
     from beyond import draw_ideas
     from plot import plt
 
-    def made(deg, height, **changes):
-        s = vars(settings(deg=deg, idea="train")) | changes
+    def made(deg, height, steps, **changes):
+        s = vars(settings(deg=deg, idea="train", steps=steps)) | changes
         log = [dict(step=step, graphs=8 * step, accuracy=height) for step in (0, 1, 2)]
         return dict(s=s, graph=(deg, 4, 12), log=log, folder="x")
 
-    runs = [made(deg, 0.1 * deg + (0.01 if idea == "train" else 0.02), idea=idea) for deg in (2, 3) for idea in ("train", "hybrid")]
-    axes = [ax for ax in draw_ideas.ideas(runs).axes if ax.get_visible()]
-    assert [ax.get_title(loc="left")[:14] for ax in axes] == ["hybrid, G(2,4)", "hybrid, G(3,4)"]
-    for deg, ax in zip((2, 3), axes):
-        heights = {round(line.get_ydata()[0], 3) for line in ax.lines}
-        assert heights == {round(0.1 * deg + 0.01, 3), round(0.1 * deg + 0.02, 3), round(1 / deg, 3)}
+    kinds = [(2, 400), (3, 400), (2, 800)]
+    runs = [made(deg, 0.1 * deg + 0.01, steps) for deg, steps in kinds[:2]]  # next-token prediction
+    runs += [made(deg, 0.1 * deg + steps / 1e4, steps, idea="hybrid") for deg, steps in kinds]
+    runs += [made(2, 0.9, 400, idea="masked")]  # so this setting has most
+    figures = draw_ideas.ideas(runs)
+    assert list(figures)[0] == "ideas" and ["G_2_4" in name or "G_3_4" in name for name in figures] == [False, True, True]
+    heights = lambda ax: {round(line.get_ydata()[0], 3) for line in ax.lines}
+    for fig, (deg, steps) in zip(figures.values(), kinds):
+        axes = [ax for ax in fig.axes if ax.get_visible()]
+        ideas = ["hybrid"] + ["masked"] * ((deg, steps) == (2, 400))
+        assert [ax.get_title(loc="left") for ax in axes] == ideas
+        beside = {round(0.1 * deg + 0.01, 3)} if steps == 400 else set()
+        assert heights(axes[0]) == {round(0.1 * deg + steps / 1e4, 3), round(1 / deg, 3)} | beside
     plt.close("all")
 
 

@@ -137,20 +137,20 @@ def test_ideas_stand_beside_the_objectives_that_saw_the_same_graphs():
 
     runs = [made(11, [0, 0.5, 0.5], 100), made(12, [0, 0.5, 0.4], 100), made(99, [0, 1, 1], 100)]
     runs += [made(11, [0, 0.2, 1], 50, idea="hybrid"), made(12, [0, 0.995, 0.98], 50, idea="hybrid")]
+    runs[-2]["log"][-1]["cheat_rate"] = 0.9
     causal = dict(causal=True, n_embd=96)
     runs += [made(11, [0, 1], 50, idea="hybrid", **causal), made(11, [0, 0.6], 100, **causal), made(12, [0, 1], 9, **causal)]
-    runs += [made(11, [0, 1], 9, idea="masked", device="cuda")]
+    runs += [made(11, [0, 1], 9, idea="joint_tokens", device="cuda")]
     runs += [made(11, [0, 1, 1], 100, graph=(3, 5, 20)), made(11, [0, 1, 1], 100, no_canon=True)]
-    runs += [made(11, [0, 1, 1], 100, steps=2000), made(11, [0, 1, 1], 100, batch_size=512)]
+    runs += [made(11, [0, 1, 1], 100, steps=2000), made(11, [0, 1, 1], 100, batch_size=512)]  # no idea has these
     runs += [made(11, [0, 0.3], 8, (5, 5, 25)), made(11, [0, 0.7], 2, (5, 5, 25), idea="hybrid")]
-    assert table.idea_table(runs).splitlines()[2:] == [
-        "| next | G(2,5) | 8 x 64 | 2 | 50.0%, 40.0% | 50.0%, 40.0% |  |  | 1.0 |",
-        "| hybrid | G(2,5) | 8 x 64 | 2 | 100.0%, 98.0% | 100.0%, 98.0% |  | 75 | 2.0 |",
-        "| masked | G(2,5) | 8 x 64 | 1 | 100.0% | 100.0% |  | 50 |  |",
-        "| next | G(2,5) | 8 x 96, causal | 1 | 60.0% | 60.0% |  |  | 1.0 |",
-        "| hybrid | G(2,5) | 8 x 96, causal | 1 | 100.0% | 100.0% |  | 50 | 2.0 |",
-        "| next | G(5,5) | 8 x 64 | 1 | 30.0% | 30.0% |  |  | 1.0 |",
-        "| hybrid | G(5,5) | 8 x 64 | 1 | 70.0% | 70.0% |  |  | 4.0 |",
+    assert table.idea_table(runs).splitlines() == [
+        "| trained by | G(2,5), 8 x 64, 400 steps | cheat rate | G(2,5), 8 x 96, causal, 400 steps | cheat rate"
+        " | G(5,5), 8 x 64, 400 steps | cheat rate | 99 % at step | time a step | parameters more |",
+        "|" + " --- |" * 10,
+        "| next | 50.0%, 40.0%; 2 |  | 60.0%; 1 |  | 30.0%; 1 |  |  | 1.0 | 0% |",
+        "| hybrid | 100.0%, 98.0%; 2 | 90.0% | 100.0%; 1 |  | 70.0%; 1 |  | 75 | 2.0 | 0% |",
+        "| joint_tokens | 100.0%; 1 |  |  |  |  |  | 50 |  | 12% |",  # one block more than eight
     ]
     assert "hybrid" not in table.table([run | {"log": [run["log"][-1] | dict(
         graphs=1, seconds=60, forced_accuracy=[1.0] * 5)]} for run in runs])
