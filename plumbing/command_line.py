@@ -24,10 +24,16 @@ def started():
     return name if name.endswith(".py") and os.path.exists(beyond) else "train.py"
 
 
-def refuse(message, program=None):
-    """Say in one sentence what cannot be done, and end with exit status 2."""
-    program = program or started()
-    if os.environ.get("LOCAL_RANK", "0") == "0":  # torchrun's other processes say the same
+def refuse(message, program=None, only_here=False):
+    """Say in one sentence what cannot be done, and end with exit status 2.
+
+    Of torchrun's processes only the first one speaks, since the others find the same; unless
+    only_here, for a fault that one of them may meet alone.
+    """
+    program, process = program or started(), os.environ.get("LOCAL_RANK", "0")
+    if only_here and process != "0":
+        program = f"{program}, process {process}"
+    if only_here or process == "0":
         print(f"{program}: {message}", file=sys.stderr)
     sys.exit(2)
 

@@ -38,7 +38,7 @@ def one_sentence_for_faults(given=(), program=None):
         text, origin = str(fault), type(fault).__module__
         if isinstance(fault, (MemoryError, torch.OutOfMemoryError)) or "allocate memory" in text:
             smaller = "--batch_size, --n_test, --n_train or model"
-            refuse(f"there is not enough memory; give a smaller {smaller}", program)
+            refuse(f"there is not enough memory; give a smaller {smaller}", program, True)
         compiles = "compile" in given or "resume" in given  # a run that was begun with it
         if compiles and origin.startswith(("torch._dynamo", "torch._inductor")):
             remedy = "leave --compile out"

@@ -232,6 +232,15 @@ def test_of_several_processes_one_says_what_is_wrong(capsys, monkeypatch):
     assert capsys.readouterr().err == ""
 
 
+def test_a_process_that_alone_lacks_memory_says_so(capsys, monkeypatch):
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setattr(graph_files, "test_graphs", lambda *_: (_ for _ in ()).throw(MemoryError()))
+    with pytest.raises(SystemExit) as end:
+        run("--steps", 1)
+    message = capsys.readouterr().err
+    assert end.value.code == 2 and ", process 1: there is not enough memory; give a smaller" in message and message.count("\n") == 1
+
+
 def test_no_number_of_test_graphs_is_two_thousand_for_an_evaluation_too(tmp_path, capsys):
     run("--steps", 1, "--out_dir", tmp_path / "r")
     capsys.readouterr()
