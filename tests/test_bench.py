@@ -57,6 +57,15 @@ def test_compare_takes_turns_and_divides_pair_by_pair(monkeypatch):
     assert once == {"ours_seconds": 10, "peer_seconds": 120, "ratio": 12, "runs": 1}
 
 
+def test_every_size_that_is_measured_is_one_that_the_models_can_have(monkeypatch):
+    from types import SimpleNamespace
+
+    measured = dict(ours_seconds=8.0, peer_seconds=1.0, ratio=1 / 8, runs=5)
+    monkeypatch.setattr(bench, "compare", lambda *_: measured)
+    rows = list(bench.bench_size(SimpleNamespace(quick=False, runs=5)))
+    assert len(rows) == 8 and all(0.99 < row["exponent"] < 1.6 for row in rows)  # 8 times the time, 4 to 8 times the size
+
+
 def test_megabytes_counts_what_a_fresh_process_takes(monkeypatch):
     if bench.sys.platform != "linux":
         pytest.skip("peak memory is read from /proc, which only Linux has")
