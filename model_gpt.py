@@ -2,7 +2,7 @@
 
     tokens (B, T) -> wte + wpe -> Block, Block, … Block -> LayerNorm -> logits over the vocabulary
 
-Read Attention first, then Block, then GPT.forward. All is as in GPT-2 but for three published
+Read Attention first, then Block, then GPT.forward. The block is GPT-2's but for three published
 changes; a flag takes each back:
 
     - The mask of a prefix LM (Raffel et al. 2020, section 3.2.1): the tokens of the prefix see each

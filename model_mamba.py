@@ -16,8 +16,9 @@ Read selective_scan_reference first, then Mixer, then Mamba.forward. Notable cho
       multi-token prediction (Gloeckle et al. 2024, section 2) puts further blocks beside it, all
       reading the same trunk.
     - Logits, and the last block's gate and output, only at the positions that are asked for.
-    - Initial values are mimetic (Mixer.start_as_lookup), and the convolution has a width of 2; with
-      upstream's values and width 4, this network did not learn the lookups in the same time.
+    - Initial values are mimetic (Mixer.start_as_lookup), and the convolution has a width of 2. With
+      upstream's values, a smaller network waited at one half in two seeds of three, and with a
+      width of 4, so did the one run that we did not stop early (results/LOG.md).
     - The prefix is read twice (JRT-Prompt of Arora et al. 2024, "Just read twice", arXiv
       2407.05483). The first time, the state that an edge meets holds only the edges that a random
       order puts before it; the second time, all of them. A flag takes this out.

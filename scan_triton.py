@@ -8,7 +8,7 @@ back. Here one program takes one graph and a block of channels, holds their stat
 walks along time: of what grows with T it reads only x, dt, B and C, and writes only y and, for
 training, one state a chunk of steps. This is the "hardware-aware" scan of Gu & Dao 2023 (arXiv
 2312.00752, section 3.3.2), but it does not parallelise over time: steps wait for one another, so
-it reaches a tenth to a quarter of the memory's bandwidth (selective_scan_triton has the times).
+it reaches a tenth to a fifth of the memory's bandwidth (selective_scan_triton has the times).
 
 The backward pass needs every state again, the last one first. Memory holds only the state before
 each chunk of steps; from it the kernel recomputes the chunk's states, keeps them in registers (for
@@ -178,9 +178,9 @@ def selective_scan_triton(x, dt, A, B, C, D, initial_state):
 
     The numbers it moves, in units of B·T·E, for N = 16, counted in the code; and the milliseconds
     of an H100 for (B, T, E) = (8, 4096, 1536), and in brackets of a copy of as many bytes:
-        forward   3 + N / CHUNK = 5: x, dt in; y and the state before each chunk out. 1.5 (0.35)
+        forward   3 + N / CHUNK = 5: x, dt in; y and the state before each chunk out. 1.6 (0.34)
         backward  5 + N / CHUNK + 4 N / BLOCK_E = 11: x, dt, dy and those states in; dx, ddt out;
-                  the parts of dB and dC out, and in again to be added up. 6.8 (0.76)
+                  the parts of dB and dC out, and in again to be added up. 7.2 (0.75)
     A tensor (B, T, E, N) alone is 16. B and C are small; each block of channels reads them again.
     States and parts take 4 bytes a number (float32) even where x takes 2.
     """

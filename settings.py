@@ -34,8 +34,8 @@ SETTINGS = {
                        " GPT's mask is open there, and Mamba reads the prefix twice"),
         no_canon=(False, "the GPT without its Canon layers, as in GPT-2; its embeddings and last"
                          " norm start at other sizes"),
-        no_mimetic=(False, "independent initial weights, as upstream; the GPT's queries and keys"
-                           " start twice as large, and Mamba's convolution is 4 wide"),
+        no_mimetic=(False, "independent initial weights (Mamba's as upstream); the GPT's queries"
+                           " and keys start twice as large, and Mamba's convolution is 4 wide"),
         init_from=("", "start from published weights: gpt2, gpt2-large, mamba-130m and others, or a"
                        " folder that has them; sets the sizes and --causal, takes out Canon, and"
                        " unless they are given sets --optimizer adamw --lr 1e-4"),

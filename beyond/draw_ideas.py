@@ -56,7 +56,7 @@ def ideas(runs):
         beside = [run for run in usual if plot.setting_of(run) == setting]
         fig, axes = plot.new_figure(
             "Which ideas give the first step a signal?",
-            "Exact match against graphs seen (thousands). Thin: single seeds; thick: their median.\n"
+            "Exact match against graphs seen (thousands). Thin: one seed; thick: their median.\n"
             + "Orange: next-token prediction. " * bool(beside)
             + f"Dotted: chance. {name_of(setting)}.",
             math.ceil(len(groups) / 3), 3, panel=2.6)
