@@ -110,12 +110,12 @@ def trace_arms(prefix, deg, num_nodes):
 # An objective is what the model sees (inputs) and what it must predict (targets). The last path_len
 # positions have targets, from `=` on; an output there sees no input after it. For the path s a b g:
 #
-#     next         inputs   … s g =  s  a  b     s is free and a needs the plan, but b and g follow
+#     next         inputs   … s g =  s  a  b     s is copied; a needs the plan, but b and g follow
 #                  targets         s  a  b  g    from the revealed token before them: the cheat
 #     reverse      inputs   … s g =  g  b  a     each token is the only parent of the revealed one:
 #                  targets         g  b  a  s    following edges is now the true solution
 #     teacherless  inputs   … s g =  $  $  $     nothing is revealed, so no edge can be followed;
-#                  targets         s  a  b  g    every inner node takes a part of the plan
+#                  targets         s  a  b  g    every inner node needs a part of the plan
 #     multi        inputs   … s g =  s  a  b     the next n_future tokens, a row per head: the
 #                  targets         s  a  b  g    position that sees only s must already name the
 #                                  a  b  g  .    tokens after the next, which nothing revealed
@@ -154,7 +154,7 @@ def graph_keys(prefix, num_nodes):
     Graphs with the same edges count as one, whichever goal is asked for, so no test graph occurs in
     training with another goal. The key is the sum of the edges' numbers, each scrambled by 64-bit
     multiplications in the manner of SplitMix64 (Steele et al. 2014), so that the keys of different
-    graphs are equal with a probability near 2^-64.
+    graphs are equal with a probability below 2^-60.
 
     Arguments: prefix (B, P), int64. Returns: (B,), int64.
     """
@@ -190,4 +190,5 @@ if __name__ == "__main__":
         inputs, targets = layout(objective, prefix, path, 10, n_future=3)
         print(f"{objective:<12} inputs ", *(words[token] for token in inputs[0]))
         for row in targets[0].T.clamp(min=-1):
-            print(" " * 12, "targets", *" " * prefix.shape[1], *(words[token] for token in row))
+            blanks = " " * (prefix.shape[1] - 1)  # a target stands below the input that predicts it
+            print(" " * 12, "targets", *blanks, *(words[token] for token in row))

@@ -63,7 +63,8 @@ def evaluate(model, prefix, path, s):
     difficult           the difficult token, the first after the start, is right; chance is 1/deg
     margin              its log-probability less that of the likeliest first node of a wrong arm,
                         the true path so far revealed: the mean, in nats (deg > 1, path_len > 2)
-    wrong_arm, no_path  the two kinds of mistake: another arm of the graph, or no arm at all
+    wrong_arm, no_path  the two kinds of mistake: another arm of the graph, or none of its arms; a
+                        wrong arm with the goal written at its end counts as none
 
     next and multi, unless reversed, are also put on a wrong arm, whose nodes are revealed in turn,
     as if the model had written them itself (deg > 1, path_len > 2):
@@ -79,8 +80,8 @@ def evaluate(model, prefix, path, s):
     """
     totals, count = {}, torch.tensor(len(path), device=path.device)
     for batch in zip(prefix.split(GRAPHS_AT_ONCE), path.split(GRAPHS_AT_ONCE)):
-        for name, hits in hits_of(model, *batch, s).items():
-            totals[name] = totals.get(name, 0) + hits.sum(dim=0)
+        for name, values in measure(model, *batch, s).items():
+            totals[name] = totals.get(name, 0) + values.sum(dim=0)
     if dist.is_initialized():
         for total in (count, *totals.values()):
             dist.all_reduce(total)
@@ -113,36 +114,39 @@ def on_a_wrong_arm(name_next, arms, path):
     return ends | ({"cheat_rate": inner.all(dim=1)} if path_len > 3 else {})
 
 
-def hits_of(model, prefix, path, s):
+def measure(model, prefix, path, s):
     """evaluate for one batch: bool tensors (B,) or (B, l); margin (B,), float."""
     path_len = path.shape[1]
     in_order = (lambda tokens: tokens.flip(1)) if s.reverse else (lambda tokens: tokens)
     arms = data.trace_arms(prefix, s.deg, s.num_nodes)  # (B, deg, l)
     is_goal_arm = (arms == path[:, None]).all(dim=2)  # (B, deg)
 
-    hits = {}
+    measured = {}
     if s.objective == "teacherless":
         logits = logits_without_teacher(model, prefix, path_len, s.num_nodes)  # (B, l, V)
         written = forced = in_order(logits.argmax(dim=2))
-        logits = logits[:, 1:]
+        logits = logits[:, 1:]  # (B, l - 1, V), as below
     else:
         # Three continuations of one prefix: free, with the true path revealed, and on a wrong arm.
+        # Each writes into the cache, so all but the last have a copy.
         first, cache = read_prefix(model, prefix, path_len)
         written = in_order(write_on(model, first, path_len, copy.deepcopy(cache)))
         logits = model(in_order(path)[:, :-1], cache=copy.deepcopy(cache))  # (B, l - 1, V)
         forced = in_order(torch.cat([first, logits.argmax(dim=2)], dim=1))
         if not s.reverse:
-            hits |= on_a_wrong_arm(lambda nodes: model(nodes, cache=cache).argmax(2), arms, path)
+            name_next = lambda nodes: model(nodes, cache=cache).argmax(dim=2)
+            measured |= on_a_wrong_arm(name_next, arms, path)
     if s.deg > 1 and path_len > 2:
         # A difference of logits is a difference of log-probabilities.
-        difficult = logits[:, path_len - 3 if s.reverse else 0].float()  # (B, V)
+        place = path_len - 2 if s.reverse else 1  # of the difficult token, in the order written
+        difficult = logits[:, place - 1].float()  # (B, V); logits begin with the second token's
         firsts = difficult.gather(1, arms[:, :, 1])  # (B, deg): the first node of each arm
         wrong_firsts = firsts.masked_fill(is_goal_arm, -torch.inf)
-        hits["margin"] = firsts[is_goal_arm] - wrong_firsts.amax(dim=1)
+        measured["margin"] = firsts[is_goal_arm] - wrong_firsts.amax(dim=1)
 
     right = (written == path).all(dim=1)
     is_arm = (arms == written[:, None]).all(dim=2).any(dim=1)
-    hits |= {
+    measured |= {
         "accuracy": right,
         "position_accuracy": written == path,
         "forced_accuracy": forced == path,
@@ -150,4 +154,4 @@ def hits_of(model, prefix, path, s):
         "wrong_arm": is_arm & ~right,
         "no_path": ~is_arm,
     }
-    return hits
+    return measured

@@ -11,7 +11,7 @@ changes; a flag takes each back:
     - Canon (Allen-Zhu 2025): before attention, a convolution over the last four tokens. The tokens
       of an edge `a b` stand at two positions; now one position holds both. Mamba has a similar one.
     - Initial weights are mimetic (GPT.init_weights): keys are half a copy of the queries, so that
-      like tokens attend to each other.
+      identical tokens attend to each other.
 
 Other notable choices:
 
@@ -64,7 +64,7 @@ class Canon(nn.Module):
         else:
             padded = torch.cat([cache.window, x], dim=1)  # (B, WIDTH - 1 + T, C)
             cache.window = padded[:, x.shape[1] :].clone()  # a view would keep all of padded
-        # As an image of height 1: conv2d takes channels that are last in memory, as they are here.
+        # As an image of height 1: conv2d, unlike conv1d, takes channels last in memory as they are
         image, weight = padded.transpose(1, 2)[:, :, None], self.weight[:, None, None]
         return x + F.conv2d(image, weight, groups=x.shape[2])[:, :, 0].transpose(1, 2)
 
@@ -84,6 +84,7 @@ class Attention(nn.Module):
         c_attn makes queries, keys and values, in this order; each head has D channels of each.
         """
         B, T, C = x.shape
+        # Apart, because only the last positions need queries
         to_query, to_key_value = self.c_attn.weight.split([C, 2 * C])
         q_bias, kv_bias = self.c_attn.bias.split([C, 2 * C])
         q = F.linear(x[:, T - num_outputs :], to_query, q_bias)  # (B, num_outputs, C)
@@ -177,18 +178,19 @@ class GPT(nn.Module):
     def init_weights(self):
         """Draw the initial weights: normal, as GPT-2's, but not all of standard deviation 0.02.
 
-        A matrix's is 1 / sqrt(fan-in), so that outputs are of the inputs' size (LeCun et al. 1998,
-        "Efficient BackProp"), a token embedding's 1, as in PyTorch, and a position's 0.02: what a
-        token is weighs more at first than where it stands. As the unembedding is wte, the last
-        norm starts at 1 / sqrt(C), so that logits are of size 1. Canon starts as the token plus the
-        one before. Without Canon, attention must find the token before by its position, so both
-        kinds of embedding start alike, at 0.1.
+        - Matrices: 1 / sqrt(fan-in), so that outputs are of the inputs' size (LeCun et al. 1998,
+          "Efficient BackProp").
+        - wte: 1, as in PyTorch; wpe: 0.02. What a token is weighs more at first than where it
+          stands. As wte is also the unembedding, the last norm's gain starts at 1 / sqrt(C), so
+          that logits are of size 1.
+        - Canon starts as the token plus the one before. Without Canon, attention must find the
+          token before by its position: wte and wpe both start at 0.1, the gain at 1.
 
         Mimetic (Trockman & Kolter 2023, "Mimetic Initialization of Self-Attention Layers", arXiv
         2305.09828): W_q^T W_k starts near a multiple of the identity, as in trained Transformers.
-        Here W_k = (W_q + W) / sqrt(2), with a random W, so like tokens attend to each other; and
-        both are of half the size, so that a token that two edges share adds about 1 to their score
-        and attention starts broad.
+        Here W_k = (W_q + W) / sqrt(2), with a random W, so identical tokens attend to each other;
+        and both are of half the size, so that a token that two edges share adds about 1 to their
+        score and attention starts broad.
         """
         C = self.config.n_embd
         for name, p in self.named_parameters():
@@ -228,7 +230,8 @@ class GPT(nn.Module):
         return x
 
     def head(self, x, k=0, num_outputs=None, cache=None):
-        """Output head k + 1, which predicts the token k + 1 ahead: a block, then the unembedding.
+        """An output head, a block and then the unembedding: the next-token head for k = 0, else one
+        that predicts the token k + 1 ahead.
 
         Arguments: x (B, T, C), from trunk; num_outputs, how many of the last positions are wanted
             (None: all); cache, from new_cache, in which each head has its own part.

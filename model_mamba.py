@@ -17,8 +17,8 @@ Read selective_scan_reference first, then Mixer, then Mamba.forward. Notable cho
       reading the same trunk.
     - Logits, and the last block's gate and output, only at the positions that are asked for.
     - Initial values are mimetic (Mixer.start_as_lookup), and the convolution has a width of 2. With
-      upstream's values, a smaller network waited at one half in two seeds of three, and with a
-      width of 4, so did the one run that we did not stop early (results/LOG.md).
+      upstream's values and a width of 4, lookups came later or not at all in the few runs that we
+      made, of other sizes (results/LOG.md).
     - The prefix is read twice (JRT-Prompt of Arora et al. 2024, "Just read twice", arXiv
       2407.05483). The first time, the state that an edge meets holds only the edges that a random
       order puts before it; the second time, all of them. A flag takes this out.
@@ -42,7 +42,7 @@ import scan
 def selective_scan_reference(x, dt, A, B, C, D, h):
     """The recurrence, one step after another (Algorithm 2, line 6).
 
-    The input's factor is dt B, as in the authors' code: a first order of the paper's equation 4.
+    The input's factor is dt B, as in the authors' code: to first order, the paper's equation 4.
 
     Arguments: x, dt (B, T, E); A (E, N); B, C (B, T, N); D (E,); h (B, E, N), the state before,
         which stays as it is.
@@ -71,8 +71,8 @@ def selective_scan(x, dt, A, B, C, D, initial_state=None, return_state=False, me
     scan.check_inputs(x, dt, A, B, C, D, initial_state)
     if method == "auto":
         method = "triton" if x.is_cuda and scan.has_triton() else "fast"
-    methods = {"reference": selective_scan_reference, "fast": scan.FastScan.apply}
-    methods["triton"] = scan.triton_scan
+    methods = {"reference": selective_scan_reference, "fast": scan.FastScan.apply,
+               "triton": scan.triton_scan}
     if method not in methods:
         raise ValueError(f"scan {method!r} is unknown; choose one of auto, {', '.join(methods)}")
     if not torch.is_grad_enabled():  # then the scan need keep nothing for a backward pass
@@ -179,19 +179,18 @@ class Mixer(nn.Module):
         """
         T, width = x.shape[1], self.conv1d.weight.shape[2]
         if cache:
-            padded = torch.cat([cache.window.transpose(1, 2), x], dim=1)  # (B, width - 1 + T, E)
-            # A copy: a view would keep all of padded in memory.
-            cache.window = padded[:, T:].detach().transpose(1, 2).clone()
+            padded = torch.cat([cache.window, x], dim=1)  # (B, width - 1 + T, E)
+            cache.window = padded[:, T:].detach().clone()  # a view would keep all of padded
         else:
             padded = F.pad(x, (0, 0, width - 1, 0))
-        # As an image of height 1: conv2d takes channels that are last in memory, as they are here.
+        # As an image of height 1: conv2d, unlike conv1d, takes channels last in memory as they are
         image, weight = padded.transpose(1, 2)[:, :, None], self.conv1d.weight[:, :, None]
         y = F.conv2d(image, weight, self.conv1d.bias, groups=x.shape[2])
         return y[:, :, 0].transpose(1, 2)
 
 
 class Block(nn.Module):
-    """One layer. Mamba has no MLP: its gated mixer is both."""
+    """One layer. Mamba has no MLP: its gated mixer does the work of attention and MLP."""
 
     def __init__(self, config):
         super().__init__()
@@ -206,13 +205,13 @@ class Block(nn.Module):
 class Cache:
     """What one block keeps of the tokens so far: its convolution's last inputs and its state.
 
-    window (B, E, d_conv - 1) and state (B, E, N) have the dtype and device of the tensor `like`.
+    window (B, d_conv - 1, E) and state (B, E, N) have the dtype and device of the tensor `like`.
     """
 
     def __init__(self, batch_size, config, like):
         E = config.expand * config.n_embd
         self.is_new = True  # nothing has been read
-        self.window = like.new_zeros(batch_size, E, config.d_conv - 1)
+        self.window = like.new_zeros(batch_size, config.d_conv - 1, E)
         self.state = like.new_zeros(batch_size, E, config.d_state)
 
 
@@ -246,10 +245,12 @@ class Mamba(nn.Module):
         return x
 
     def head(self, x, k=0, num_outputs=None, cache=None):
-        """Output head k + 1, which predicts the token k + 1 ahead: a block, then the unembedding.
+        """An output head, a block and then the unembedding: the next-token head for k = 0, else one
+        that predicts the token k + 1 ahead.
 
-        Arguments: x (B, T, C), from trunk; num_outputs, how many of the last positions are wanted
-            (None: all); cache, from new_cache, in which each head has its own part.
+        Arguments: x, from trunk; num_outputs, how many of the last positions are wanted (None: all
+            of x, with the first reading of the prefix); cache, from new_cache, in which each head
+            has its own part.
         Returns: logits (B, num_outputs, V), float.
         """
         block = self.future[k - 1] if k > 0 else self.layers[-1]

@@ -1,8 +1,8 @@
 """Muon: momentum with orthogonal steps (Jordan et al. 2024), for the matrices in a model's blocks.
 
-A few directions dominate the gradient of a matrix. An orthogonal step goes equally far in all, and
-so, on a plateau, also along the weak direction that leads out of it. Steps of one size make the
-matrices grow, and the larger a matrix, the less a step turns it; weight decay limits the growth.
+A few directions dominate a matrix's gradient. A step whose singular values are all 1 goes equally
+far in all, and so, on a plateau, also along the weak direction that leads out of it. Such steps
+make the matrices grow, and the larger a matrix, the less a step turns it; weight decay limits that.
 """
 
 import torch
@@ -39,7 +39,7 @@ class Muon(torch.optim.Optimizer):
 def orthogonalize(G):
     """The orthogonal U V^T nearest to each of K matrices G = U S V^T, roughly: (K, rows, columns).
 
-    Five Newton-Schulz steps bring all but the smallest singular values to between 0.7 and 1.2.
+    Five Newton-Schulz steps (Jordan et al.) bring all but the smallest singular values to 0.7–1.2.
     """
     if G.shape[1] > G.shape[2]:
         return orthogonalize(G.mT).mT

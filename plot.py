@@ -1,7 +1,7 @@
 """Draw the lab's pictures from the logs that train.py leaves, each as a PNG and an SVG.
 
-    python plot.py runs                     all runs in runs/, pictures to figures/
-    python plot.py results --out slides     the committed runs, pictures to slides/
+    python plot.py                          the committed runs in results/, pictures to figures/
+    python plot.py runs --out slides        all runs in runs/, pictures to slides/
     python plot.py runs --graph 2,5,50      of several graphs, show G(2,5) over 50 labels
 
     path_star           the task: why every token but one can be copied (needs no log)
@@ -102,7 +102,7 @@ def variation_of(run, but=()):
 
 
 def setting_of(run):
-    """What an idea of beyond/ must share with an objective to stand beside it: a tuple."""
+    """What an idea must share with an objective to stand beside it in beyond/README.md: a tuple."""
     names = "model", "causal", "n_layer", "n_embd", "steps", "batch_size"
     return run["graph"], *(run["s"].get(name) for name in names)
 

@@ -12,7 +12,8 @@ Let g_t be the gradient of the loss with respect to h_t. h_t acts on both y_t an
 
     g_t  = C_t dy_t + a_{t+1} g_{t+1}    a recurrence of the same kind, from the end to the start
 
-and the rest follows by the chain rule, with a sum over each index that the left side lacks:
+(for the last t, the second term is the gradient of the last state, which comes from outside), and
+the rest follows by the chain rule, with a sum over each index that the left side lacks:
 
     dC_t = sum_E dy_t h_t      dB_t = sum_E g_t u_t      du_t = sum_N g_t B_t
     e_t  = g_t a_t h_{t-1}     (the gradient of the exponent dt_t A, since d exp(r) = exp(r) dr)
@@ -43,14 +44,14 @@ class FastScan(torch.autograd.Function):
 
     @staticmethod
     def blocks(x, A):
-        """Cut (B, T) into blocks: pairs of slices (graphs, [steps, steps, …]); and the scratch."""
+        """Cut (B, T) into blocks: lists of slices, of graphs and of steps; and the scratch."""
         batch, length, _ = x.shape
         k = min(length, FastScan.CHUNK)
         room = FastScan.BLOCK["cpu" if x.device.type == "cpu" else "gpu"]
         b = max(1, min(batch, room // (k * A.numel())))
         steps = [slice(t, t + k) for t in range(0, length, k)]
         scratch = A.new_empty(3, b * k * A.numel())
-        return [(slice(i, i + b), steps) for i in range(0, batch, b)], scratch
+        return [slice(i, i + b) for i in range(0, batch, b)], steps, scratch
 
     @staticmethod
     def states(x, dt, A, B, h, scratch):
@@ -70,12 +71,12 @@ class FastScan(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, dt, A, B, C, D, initial_state):
         At = A.t().contiguous()  # (N, E)
-        blocks, scratch = FastScan.blocks(x, At)
+        graphs, steps, scratch = FastScan.blocks(x, At)
         y = torch.empty_like(x, memory_format=torch.contiguous_format)
         # (B, N, E), the running state; and a copy of it before each block, for the way back
         h = initial_state.transpose(1, 2).clone(memory_format=torch.contiguous_format)
-        borders = h.new_empty(len(blocks[0][1]) if any(ctx.needs_input_grad) else 0, *h.shape)
-        for b, steps in blocks:
+        borders = h.new_empty(len(steps) if any(ctx.needs_input_grad) else 0, *h.shape)
+        for b in graphs:
             for i, t in enumerate(steps):
                 if len(borders):
                     borders[i, b] = h[b]
@@ -99,12 +100,12 @@ class FastScan(torch.autograd.Function):
         """
         x, dt, A, B, C, D, borders = ctx.saved_tensors
         At = A.t().contiguous()
-        blocks, scratch = FastScan.blocks(x, At)
+        graphs, steps, scratch = FastScan.blocks(x, At)
         dx, ddt, dB, dC = (torch.empty_like(v) for v in (x, dt, B, C))
         dA, dD = torch.zeros_like(At), torch.zeros_like(D)
         # (B, N, E): a_{t+1} g_{t+1}, running from the end to the start
         dh = dh.transpose(1, 2).clone(memory_format=torch.contiguous_format)
-        for b, steps in blocks:
+        for b in graphs:
             for i, t in reversed(list(enumerate(steps))):
                 x_, dt_, B_, C_, dy_ = (v[b, t].to(dh.dtype) for v in (x, dt, B, C, dy))
                 a, states, g = FastScan.states(x_, dt_, At, B_, borders[i, b], scratch)

@@ -1,7 +1,7 @@
 """Every setting of a run, and its default: name=(default, what --help says).
 
-Each is a flag of the same name. A default that differs between the models is a dict. What they
-reach, and in how many minutes, stands in results/README.md, and how they were found in
+Each is a flag of the same name. A default that differs between the models is a dict. What the
+defaults reach, and in how many minutes, stands in results/README.md, and how they were found in
 results/LOG.md. This file imports nothing, so that --help need not wait for PyTorch.
 """
 

@@ -58,27 +58,30 @@ def make_model(s, more_tokens=0):
     """
     torch.manual_seed(s.seed)
     V, P = data.vocab_size(s.num_nodes), data.prefix_length(s.deg, s.path_len)
-    parts = dict(n_future=s.n_future, prefix_len=0 if s.causal else P, mimetic=not s.no_mimetic)
+    both = dict(vocab_size=V, n_layer=s.n_layer, n_embd=s.n_embd, n_future=s.n_future)
+    both |= dict(prefix_len=0 if s.causal else P, mimetic=not s.no_mimetic)
     if s.model == "mamba":
-        sizes = V, s.n_layer, s.n_embd, s.d_state, 4 if s.no_mimetic else 2
-        return Mamba(MambaConfig(*sizes, **parts, scan=s.scan))
-    sizes = V, P + s.path_len - 1 + more_tokens, s.n_layer, s.n_head, s.n_embd
-    return GPT(GPTConfig(*sizes, **parts, canon=not s.no_canon))
+        d_conv = 4 if s.no_mimetic else 2
+        return Mamba(MambaConfig(**both, d_state=s.d_state, d_conv=d_conv, scan=s.scan))
+    block_size = P + s.path_len - 1 + more_tokens
+    return GPT(GPTConfig(**both, block_size=block_size, n_head=s.n_head, canon=not s.no_canon))
 
 
 def make_optimizers(model, s):
     """Muon for the matrices inside the blocks and AdamW for the rest, or AdamW for all: a list.
 
-    A matrix is every parameter of two dimensions but A_log; so Canon's (C, 4) is one. Only matrices
-    have weight decay. The loop schedules each `full_lr`.
+    A matrix is every parameter of two dimensions but A_log; so Canon's (C, 4) is one. Some hold
+    several matrices, and Muon takes these `pieces` one by one. Only matrices have weight decay. The
+    loop schedules each `full_lr`.
     """
-    rest, pieces = [], {1: [], 2: [], 3: []}
+    rest, pieces = [], {1: [], 2: [], 3: []}  # matrices by how many pieces they hold
     for name, p in model.named_parameters():
         in_block = {"h", "layers", "future"} & set(name.split("."))
         if not in_block or p.ndim != 2 or name.endswith("A_log"):
             rest.append(p)
         else:  # c_attn stacks the matrices of queries, keys and values, in_proj those of x and z
-            pieces[3 if "c_attn" in name else 2 if "in_proj" in name else 1].append(p)
+            n = 3 if "c_attn" in name else 2 if "in_proj" in name else 1
+            pieces[n].append(p)
     matrices = [
         {"params": params, "pieces": n, "weight_decay": s.weight_decay}
         for n, params in pieces.items()
@@ -113,24 +116,25 @@ def add_gradients(model, inputs, targets):
     the heads (Gloeckle et al. 2024, section 2). The heads take turns, so that only one head's
     logits exist at a time: each head's backward pass stops at the trunk's output, where gradients
     add up; one backward pass then takes their sum through the trunk. On a CPU the batch goes
-    through in parts that fit in the cache, a fifth faster: most operations wait for memory. The
+    through in parts that fit in the cache, which is faster: most operations wait for memory. The
     means are those of the whole batch all the same.
 
     Arguments: inputs (B, T) and targets (B, l, K), int64; data.IGNORE is no target.
-    Returns: the loss, a float.
+    Returns: the loss, a float; not a number if a head has no target in some part.
     """
     on_cpu = inputs.device.type == "cpu"
     parts = math.ceil(inputs.numel() * model.config.n_embd / IN_CACHE) if on_cpu else 1
+    counts = (targets != data.IGNORE).sum(dim=(0, 1)).tolist()  # (K,): each head's targets
     total = 0.0
     for x, y in zip(inputs.chunk(parts), targets.chunk(parts)):
-        trunk = model.trunk(x)  # (b, T, C)
+        trunk = model.trunk(x)  # (b, T, C); Mamba's is longer, by its first reading of the prefix
         cut = trunk.detach().requires_grad_()
         for k in range(y.shape[2]):
             logits = model.head(cut, k, num_outputs=y.shape[1])  # (b, l, V)
             labels = y[:, :, k].flatten()
             loss = F.cross_entropy(logits.flatten(0, 1), labels, ignore_index=data.IGNORE)
-            loss = loss * (len(x) / len(inputs))  # the part's share in the batch's mean
-            with torch.autocast(x.device.type, enabled=False):  # types are settled going forward
+            loss = loss * (int((labels != data.IGNORE).sum()) / counts[k])  # its share in the mean
+            with torch.autocast(x.device.type, enabled=False):  # forward has settled the types
                 loss.backward()
             total += loss.item()
         with torch.autocast(x.device.type, enabled=False):
@@ -141,8 +145,7 @@ def add_gradients(model, inputs, targets):
 def learn(model, prefix, path, s, step):
     """Add the gradients of one batch. How it is laid out, by data.layout, is the whole experiment.
 
-    Arguments: prefix (B, P) and path (B, l), int64, on the model's device; step, which is
-        not used here. Returns: the loss, a float.
+    Arguments: prefix (B, P), path (B, l), int64, on the model's device. Returns: the loss, a float.
     """
     inputs, targets = data.layout(s.objective, prefix, path, s.num_nodes, s.reverse, s.n_future)
     if s.only_difficult:
@@ -181,7 +184,7 @@ def train(s, folder, test, fixed, forbidden, idea, checkpoint=None):
     run = run_folder.Run(folder, s, seconds)
     while True:
         if run.is_due(step):
-            with precision, torch.compiler.set_stance("force_eager"):  # many shapes
+            with precision, torch.compiler.set_stance("force_eager"):  # else each shape is compiled
                 measured = idea.evaluate(model, *test, s)
             run.log(step, loss, measured, model, optimizers)
         run.show(step, loss)
@@ -228,10 +231,7 @@ def train_from(s, files, idea, checkpoint):
 
 
 def main(argv=None, idea=sys.modules[__name__]):
-    """The command line: train, resume or evaluate. Bad input: one sentence and exit status 2.
-
-    Arguments: idea, the file that has make_model, learn and evaluate: this one, or one of beyond/.
-    """
+    """The command line. Bad input: one sentence and exit status 2. Arguments: idea, as in train."""
     command_line.make_output_safe()
     given = command_line.parse(argv, idea.__doc__)
     with flags.one_sentence_for_faults(given):

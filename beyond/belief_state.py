@@ -61,7 +61,8 @@ def loss_of(model, prefix, path, num_nodes):
     nothing = torch.full_like(path[:, :1], num_nodes + data.DUMMY)
     forward = states(model, torch.cat([prefix, path[:, :-1]], dim=1), l)  # i has seen i tokens
     backward = states(model.backward_encoder, torch.cat([nothing, path.flip(1)[:, :-1]], dim=1), l)
-    i, j = torch.ones(l, l).triu().flip(1).nonzero().T.to(path.device)  # all pairs, i + j < l
+    n = torch.arange(l, device=path.device)
+    i, j = (n[:, None] + n < l).nonzero().T  # all pairs
     logits = both_tokens(model, forward[:, i], backward[:, j])  # (B, pairs, 2, V)
     targets = torch.stack([path[:, i], path[:, l - 1 - j]], dim=2)  # (B, pairs, 2)
     return F.cross_entropy(logits.flatten(0, 2), targets.flatten())

@@ -21,7 +21,7 @@ from types import SimpleNamespace
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the lab
 
 import train  # noqa: E402
-from evaluate import evaluate  # noqa: E402, F401
+from evaluate import evaluate  # noqa: E402, F401 (the loop calls it)
 from plumbing import flags  # noqa: E402
 
 

@@ -26,7 +26,7 @@ import torch  # noqa: E402
 
 import data  # noqa: E402
 import train  # noqa: E402
-from evaluate import evaluate  # noqa: E402, F401
+from evaluate import evaluate  # noqa: E402, F401 (the loop calls it)
 from plumbing import flags, graph_files  # noqa: E402
 
 TURNS = ("next", "random", "all next")

@@ -28,7 +28,7 @@ import torch.nn.functional as F  # noqa: E402
 import data  # noqa: E402
 import train  # noqa: E402
 from beyond.belief_state import states  # noqa: E402
-from evaluate import evaluate  # noqa: E402, F401
+from evaluate import evaluate  # noqa: E402, F401 (the loop calls it)
 from plumbing import flags  # noqa: E402
 
 

@@ -115,6 +115,21 @@ def test_gradients_head_by_head_are_those_of_the_plain_sum(monkeypatch, model, o
         assert torch.allclose(p.grad, q.grad, atol=1e-12), name
 
 
+def test_parts_count_by_their_targets(monkeypatch):
+    s = settings(objective="next", n_layer=2, n_embd=16)
+    one, other = train.make_model(s).double(), train.make_model(s).double()
+    inputs, targets = data.layout("next", *data.sample_graphs(8, 2, 4, 12, torch.Generator().manual_seed(0)), 12)
+    targets[:4, 1:] = data.IGNORE  # as in an objective that hides more of some graphs than of others
+    monkeypatch.setattr(train, "IN_CACHE", inputs.numel() * 16 / 3)
+    loss = train.add_gradients(one, inputs, targets)
+    logits = other(inputs)[:, -4:]
+    plain = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=data.IGNORE)
+    plain.backward()
+    assert loss == pytest.approx(plain.item())
+    for p, q in zip(one.parameters(), other.parameters()):
+        assert torch.allclose(p.grad, q.grad, atol=1e-12)
+
+
 def test_only_difficult_trains_on_the_first_step_alone(tmp_path, monkeypatch):
     seen = []
     monkeypatch.setattr(train, "add_gradients", lambda model, inputs, targets: seen.append(targets) or 1.0)

@@ -28,16 +28,16 @@ def is_path_star(prefix, path, deg, path_len, num_nodes):
     pipe, slash = num_nodes + data.PIPE, num_nodes + data.SLASH
     if tokens[2::3] != [pipe] * (num_edges - 1) + [slash] or equals != num_nodes + data.EQUALS:
         return False
-    tails, heads = tokens[0::3], tokens[1::3]
-    if not all(0 <= node < num_nodes for node in tails + heads):
+    parents, children = tokens[0::3], tokens[1::3]
+    if not all(0 <= node < num_nodes for node in parents + children):
         return False
     # Arms neither meet nor come back to the start: every edge leads to a node of its own, and none to the start.
-    if len(set(heads)) != num_edges or start in heads:
+    if len(set(children)) != num_edges or start in children:
         return False
-    arms = [[start, head] for tail, head in zip(tails, heads) if tail == start]
+    arms = [[start, child] for parent, child in zip(parents, children) if parent == start]
     for arm in arms:
-        while len(arm) <= path_len and arm[-1] in tails:
-            arm.append(heads[tails.index(arm[-1])])
+        while len(arm) <= path_len and arm[-1] in parents:
+            arm.append(children[parents.index(arm[-1])])
     # Right lengths leave nothing over: the edges on the arms are as many as there are, so none forks off or lies apart.
     return len(arms) == deg and all(len(arm) == path_len for arm in arms) and path in arms and path[-1] == goal
 
@@ -108,10 +108,10 @@ def memorise(arms, held_out, num_nodes, seed=1):
     torch.manual_seed(seed)
     told = arms[: len(arms) - held_out]
     path_inputs, path_targets = data.layout("next", in_weights_prompts(told, num_nodes), told, num_nodes)
-    tails, heads = arms[:, :-1].flatten(), arms[:, 1:].flatten()  # (E,)
-    onward, back = (torch.full_like(tails, num_nodes + mark) for mark in (data.PIPE, data.SLASH))
-    edge_inputs = torch.cat([torch.stack([tails, onward], dim=1), torch.stack([heads, back], dim=1)])  # (2 E, 2)
-    edge_targets = torch.cat([heads, tails])[:, None, None]  # (2 E, 1, 1): `a |` is followed by b, and `b /` by a
+    parents, children = arms[:, :-1].flatten(), arms[:, 1:].flatten()  # (E,)
+    onward, back = (torch.full_like(parents, num_nodes + mark) for mark in (data.PIPE, data.SLASH))
+    edge_inputs = torch.cat([torch.stack([parents, onward], dim=1), torch.stack([children, back], dim=1)])  # (2 E, 2)
+    edge_targets = torch.cat([children, parents])[:, None, None]  # (2 E, 1, 1): `a |` is followed by b, and `b /` by a
 
     s = SimpleNamespace(steps=300, warmup=10, decay=0.3)
     sizes = dict(n_layer=2, n_head=2, n_embd=64, canon=False)
