@@ -43,11 +43,15 @@ class Tiny(nn.Module):
 
 
 def batch(K, seed=draw("tokens of a batch", 0, 10**6), rows=B):
-    """Random inputs (rows, T) and targets (rows, l, K); head k has no target at the last k places."""
+    """Random inputs (rows, T) and targets (rows, l, K); head k has no target at the last k places.
+
+    Nor has any head one at the first place of the first half of the rows: some parts have fewer targets than others.
+    """
     generator = torch.Generator().manual_seed(seed)
     inputs, targets = (torch.randint(V, shape, generator=generator) for shape in ((rows, T), (rows, l, K)))
     for k in range(1, K):
         targets[:, l - k :, k] = IGNORE
+    targets[: rows // 2, 0] = IGNORE
     return inputs, targets
 
 
