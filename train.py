@@ -106,7 +106,7 @@ def schedule(step, s):
 # ------------------------------------------------------------------------------------------------
 # The loss
 
-IN_CACHE = 2**17  # numbers, 512 kB: a layer's output for one part of a batch fits in a core's cache
+IN_CACHE = 2**17  # numbers, 512 kB: a core's share of a layer's output fits in its cache
 
 
 def add_gradients(model, inputs, targets):
@@ -116,14 +116,14 @@ def add_gradients(model, inputs, targets):
     the heads (Gloeckle et al. 2024, section 2). The heads take turns, so that only one head's
     logits exist at a time: each head's backward pass stops at the trunk's output, where gradients
     add up; one backward pass then takes their sum through the trunk. On a CPU the batch goes
-    through in parts that fit in the cache, which is faster: most operations wait for memory. The
-    means are those of the whole batch all the same.
+    through in parts that fit in the caches, which takes less memory, and not more time. The means
+    are those of the whole batch all the same.
 
     Arguments: inputs (B, T) and targets (B, l, K), int64; data.IGNORE is no target.
     Returns: the loss, a float; not a number if a head has no target in some part.
     """
-    on_cpu = inputs.device.type == "cpu"
-    parts = math.ceil(inputs.numel() * model.config.n_embd / IN_CACHE) if on_cpu else 1
+    size, room = inputs.numel() * model.config.n_embd, IN_CACHE * torch.get_num_threads()
+    parts = math.ceil(size / room) if inputs.device.type == "cpu" else 1
     counts = (targets != data.IGNORE).sum(dim=(0, 1)).tolist()  # (K,): each head's targets
     total = 0.0
     for x, y in zip(inputs.chunk(parts), targets.chunk(parts)):

@@ -103,7 +103,7 @@ def test_gradients_head_by_head_are_those_of_the_plain_sum(monkeypatch, model, o
     one, other = train.make_model(s).double(), train.make_model(s).double()
     prefix, path = data.sample_graphs(8, 2, 4, 12, torch.Generator().manual_seed(0))
     inputs, targets = data.layout(objective, prefix, path, 12, n_future=n_future)
-    monkeypatch.setattr(train, "IN_CACHE", inputs.numel() * 16 / 3)  # in three parts, of 3, 3 and 2 graphs
+    monkeypatch.setattr(train, "IN_CACHE", inputs.numel() * 16 / 3 / torch.get_num_threads())  # in three parts, of 3, 3 and 2 graphs
     loss = train.add_gradients(one, inputs, targets)
     plain = 0
     for k in range(n_future):
@@ -120,7 +120,7 @@ def test_parts_count_by_their_targets(monkeypatch):
     one, other = train.make_model(s).double(), train.make_model(s).double()
     inputs, targets = data.layout("next", *data.sample_graphs(8, 2, 4, 12, torch.Generator().manual_seed(0)), 12)
     targets[:4, 1:] = data.IGNORE  # as in an objective that hides more of some graphs than of others
-    monkeypatch.setattr(train, "IN_CACHE", inputs.numel() * 16 / 3)
+    monkeypatch.setattr(train, "IN_CACHE", inputs.numel() * 16 / 3 / torch.get_num_threads())
     loss = train.add_gradients(one, inputs, targets)
     logits = other(inputs)[:, -4:]
     plain = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=data.IGNORE)
