@@ -124,7 +124,7 @@ def add_gradients(model, inputs, targets):
     """
     size, room = inputs.numel() * model.config.n_embd, IN_CACHE * torch.get_num_threads()
     parts = math.ceil(size / room) if inputs.device.type == "cpu" else 1
-    counts = (targets != data.IGNORE).sum(dim=(0, 1)).tolist()  # (K,): each head's targets
+    counts = (targets != data.IGNORE).sum(dim=(0, 1))  # (K,): each head's targets
     total = 0.0
     for x, y in zip(inputs.chunk(parts), targets.chunk(parts)):
         trunk = model.trunk(x)  # (b, T, C); Mamba's is longer, by its first reading of the prefix
@@ -133,7 +133,7 @@ def add_gradients(model, inputs, targets):
             logits = model.head(cut, k, num_outputs=y.shape[1])  # (b, l, V)
             labels = y[:, :, k].flatten()
             loss = F.cross_entropy(logits.flatten(0, 1), labels, ignore_index=data.IGNORE)
-            loss = loss * (int((labels != data.IGNORE).sum()) / counts[k])  # its share in the mean
+            loss = loss * ((labels != data.IGNORE).sum().to(loss.dtype) / counts[k])  # its share
             with torch.autocast(x.device.type, enabled=False):  # forward has settled the types
                 loss.backward()
             total += loss.item()

@@ -486,8 +486,9 @@ def bench_size(args):
         for what, sizes in larger.items():
             steps, tokens = [], []
             for size in sizes:
-                given = base | dict(num_nodes=50) | (TINY if args.quick else {}) | {what: size}
-                s = command_line.settle(dict(device="cpu", model=name, deg=2) | given)[0]
+                given = dict(device="cpu", model=name, deg=2, num_nodes=50) | base
+                given |= (TINY if args.quick else {}) | {what: size}
+                s = command_line.settle(given)[0]
                 model = train.make_model(s)
                 batch = data.layout("next", *draw(s.batch_size, s), s.num_nodes)
                 gradients = lambda m=model, b=batch: train.add_gradients(m, *b)

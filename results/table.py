@@ -171,9 +171,8 @@ def idea_table(runs):
     cells = ideas_by_setting(runs)  # {setting: {name: its runs}}
     tried = {same(run) for groups in cells.values() for group in groups.values() for run in group}
     for run in runs:
-        if run["s"].get("idea", "train") == "train" and not variation_of(run, but=["causal"]):
-            if same(run) in tried:
-                cells[setting_of(run)].setdefault(run["s"]["objective"], []).append(run)
+        if same(run) in tried and not variation_of(run, but=["causal"]):  # an idea is a variation
+            cells[setting_of(run)].setdefault(run["s"]["objective"], []).append(run)
     names = {name for groups in cells.values() for name in groups}
     names = [name for name in OBJECTIVES if name in names] + sorted(names - set(OBJECTIVES))
     columns = ["trained by"]
@@ -181,7 +180,7 @@ def idea_table(runs):
         columns += [name_of(setting), "cheat rate"]
     columns += ["99 % at step", "time a step", "parameters more"]
     usual = next(iter(cells.values()), {})
-    rows = []
+    next_token, rows = speed_of(usual.get("next", [])), []
     for name in names:
         made = [name]
         for groups in cells.values():
@@ -192,9 +191,8 @@ def idea_table(runs):
         group = usual.get(name, [])
         reached = [next((r["step"] for r in run["log"] if r["accuracy"] >= 0.99), math.inf)
                    for run in group]
-        step = max(reached, default=math.inf)
-        made += [f"{median(reached):.0f}" if step < math.inf else ""]
-        mine, next_token = speed_of(group), speed_of(usual.get("next", []))
+        made += [f"{median(reached):.0f}" if max(reached, default=math.inf) < math.inf else ""]
+        mine = speed_of(group)
         made += [f"{next_token / mine:.1f}" if next_token and mine else ""]
         rows.append([*made, more_parameters(group[0]["s"]) if group else ""])
     return markdown(columns, rows)
@@ -204,7 +202,7 @@ def more_parameters(s):
     """What an idea's modules or further heads add to next-token's network, such as "15%"."""
     s, idea = SimpleNamespace(**s), s.get("idea", "train")
     file = train if idea == "train" else importlib.import_module(f"beyond.{idea}")
-    usual = SimpleNamespace(**vars(s) | {"n_future": 1, "idea": "train"})
+    usual = SimpleNamespace(**vars(s) | {"n_future": 1})
     sizes = [sum(p.numel() for p in model.parameters())
              for model in (file.make_model(s), train.make_model(usual))]
     return f"{sizes[0] / sizes[1] - 1:.0%}"
